@@ -1,0 +1,116 @@
+// What a runtime must offer: load a model into a Session, and run one batch on it, synchronously, on the calling lane.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/sync.h"
+#include "memory/pool.h"
+#include "memory/tensor.h"
+
+namespace headrace {
+
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::kInvalid;
+  std::vector<std::int64_t> dims;    // as the model states them, batch dimension included; -1 where any size goes
+  std::vector<std::string> symbols;  // per dimension: the model's name for it, "" if it has none
+  bool optional = false;             // an input with a default (ONNX: also an initializer)
+};
+
+struct Signature {
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+  std::map<std::string, std::string> metadata;  // the model's own: producer, domain, description, custom keys
+};
+
+struct SessionOptions {
+  int intra_op_threads = 1;  // compute threads of one run, the calling lane included
+  int inter_op_threads = 1;
+  bool parallel_execution = false;    // ExecutionMode: parallel instead of sequential
+  int graph_optimization_level = 99;  // 0 none, 1 basic, 2 extended, 3 layout, 99 all
+  bool memory_arena = true;
+  bool memory_pattern = true;
+  std::map<std::string, std::string> config_entries;  // runtime's own session configuration, passed through
+};
+
+// Asks a run in progress to stop. The scheduler calls request(); the backend arms it around its run.
+class Interrupt {
+ public:
+  using Hook = void (*)(void* context);
+
+  void request() HEADRACE_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    requested_ = true;
+    if (hook_ != nullptr) hook_(context_);
+  }
+  bool requested() const HEADRACE_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return requested_;
+  }
+  // Calls hook(context) when a stop is asked for, at once if it already was. disarm() returns after any call of it.
+  void arm(Hook hook, void* context) HEADRACE_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    hook_ = hook;
+    context_ = context;
+    if (requested_) hook_(context_);
+  }
+  void disarm() HEADRACE_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    hook_ = nullptr;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  bool requested_ HEADRACE_GUARDED_BY(mutex_) = false;
+  Hook hook_ HEADRACE_GUARDED_BY(mutex_) = nullptr;
+  void* context_ HEADRACE_GUARDED_BY(mutex_) = nullptr;
+};
+
+// One batch. Inputs stand in the signature's order (an absent optional one has dtype kInvalid); their data is aligned
+// to the element's size at least. `wanted` has one flag per output of the signature.
+struct BatchRun {
+  std::span<const Tensor> inputs;
+  std::span<const std::uint8_t> wanted;
+  Pool* pool = nullptr;
+  Interrupt* interrupt = nullptr;  // may be null
+  int lane = 0;                    // 0 .. lanes-1: lets a session keep something per lane
+  // Filled by run: one tensor per output of the signature, in pooled blocks; kInvalid where not wanted.
+  std::vector<Tensor> outputs;
+};
+
+// Thread-safe: lanes call run at the same time. A session that is destroyed has no run in progress.
+class Session {
+ public:
+  virtual ~Session() = default;
+  virtual const Signature& signature() const = 0;
+  // INVALID_ARGUMENT: the runtime blames the inputs. CANCELLED: the interrupt stopped it. RESOURCE_EXHAUSTED: no
+  // memory under the cap. Anything else is INTERNAL with the runtime's own words.
+  virtual Status run(BatchRun& batch) = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;  // "onnxruntime", as config.pbtxt's `backend` says it
+  virtual std::string version() const = 0;    // the runtime's own version, "" if it has none
+  // `model_file` is an absolute path; what it refers to (external data) must lie in `model_dir` after resolving links.
+  // NOT_FOUND, INVALID_ARGUMENT (names the file and the runtime's words), UNIMPLEMENTED (cannot be served, and what to
+  // do).
+  virtual Result<std::unique_ptr<Session>> load(const std::string& model_file, const std::string& model_dir,
+                                                const SessionOptions& options) = 0;
+};
+
+// A runtime's own log line, handed up to whoever wants it. Called on any thread; must not block.
+enum class LogLevel : std::uint8_t { kVerbose = 0, kInfo = 1, kWarning = 2, kError = 3, kFatal = 4 };
+using LogSink = void (*)(void* context, LogLevel level, std::string_view where, std::string_view message);
+
+}  // namespace headrace

@@ -1,0 +1,92 @@
+// One request on its way: the ticket, its time line, its deadline, and the sink that it answers to.
+//
+// A ticket is QUEUED, RUNNING or DONE and moves only forward. It gets exactly one FINAL completion, whose link is
+// embedded in the ticket, so delivering it never allocates and never fails.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "memory/tensor.h"
+
+namespace headrace {
+
+struct Ticket;
+
+enum class CompletionKind : std::uint8_t { kFinal, kPart, kJob };
+
+// A link of the way back. What it is part of depends on its kind.
+struct Completion {
+  Completion* next = nullptr;
+  CompletionKind kind = CompletionKind::kFinal;
+};
+
+// Takes a chain first..last (linked by next, last->next ignored). Called on any thread, with no lock held, possibly
+// before submit returns. The sink owns what it is given.
+class CompletionSink {
+ public:
+  virtual void deliver(Completion* first, Completion* last) noexcept = 0;
+
+ protected:
+  ~CompletionSink() = default;
+};
+
+enum class TicketState : std::uint8_t { kNew, kQueued, kRunning, kDone };
+
+// Steady-clock nanoseconds; 0 where the request did not get that far.
+struct Timeline {
+  Nanos received = 0;  // its last byte was read
+  Nanos queued = 0;
+  Nanos started = 0;      // taken into a batch
+  Nanos infer_start = 0;  // inputs gathered, runtime entered
+  Nanos infer_end = 0;
+  Nanos finished = 0;  // outputs sliced
+};
+
+inline constexpr std::uint32_t kNotInHeap = 0xffffffffU;
+
+struct ShapeGroup;  // of batching/queue: tickets that may share a batch
+
+struct Ticket : Completion {
+  // Set by the submitter.
+  CompletionSink* sink = nullptr;
+  std::uint64_t cookie_slot = 0;     // the sink's own: which connection (slot and generation)
+  std::uint64_t cookie_call = 0;     // the sink's own: which call on it
+  std::vector<Tensor> inputs;        // in the signature's order
+  std::vector<std::uint8_t> wanted;  // one flag per output of the signature
+  std::int64_t rows = 1;             // dimension 0 of its inputs; 1 where the model is not batched
+  Nanos deadline = kNever;
+  std::uint32_t priority = 0;  // 0: the model's default
+  std::string id;              // the caller's request id
+  bool timing = false;         // answer with the headrace_* timing parameters
+
+  // Set on the way; for the sink to read once it has the completion.
+  Status status;
+  std::vector<Tensor> outputs;  // in the signature's order; kInvalid where not wanted
+  Timeline time;
+  std::int64_t batch_rows = 0;  // rows of the batch that it ran in
+
+  // Owned by batching and schedule, under the scheduler's lock.
+  TicketState state = TicketState::kNew;
+  void* model = nullptr;  // the scheduler's entry
+  Ticket* queue_prev = nullptr;
+  Ticket* queue_next = nullptr;
+  ShapeGroup* group = nullptr;
+  std::uint64_t sequence = 0;             // order of arrival in the queue
+  std::size_t queued_bytes = 0;           // what it counts against the queue's byte bound
+  std::uint32_t heap_index = kNotInHeap;  // in the deadline heap
+
+  // References: one for the submitter (given up by whoever handles the FINAL completion), one for a batch that still
+  // runs with its rows after it was answered.
+  std::atomic<std::uint32_t> references{1};
+
+  // Ready for another use with the vectors' memory kept.
+  void clear();
+};
+
+}  // namespace headrace

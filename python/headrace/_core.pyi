@@ -1,0 +1,251 @@
+"""The native core, as Python sees it. `engine.py` is the only module that imports it."""
+
+from collections.abc import Sequence
+from typing import Final, TypedDict
+
+class CoreError(Exception):
+    """A status of the core: `code` is gRPC's number, `message` one sentence for the caller."""
+
+    code: int
+    message: str
+
+class Limits(TypedDict):
+    """The bounds of the core, all required; see config.py for meanings and defaults. Bytes, counts and seconds."""
+
+    max_message_bytes: int
+    max_header_bytes: int
+    max_concurrent_streams: int
+    connection_inflight_bytes: int
+    process_inflight_bytes: int
+    max_output_bytes: int
+    max_tensors: int
+    max_name_bytes: int
+    max_dims: int
+    max_parameters: int
+    write_stall_seconds: float
+    message_stall_seconds: float
+    message_whole_seconds: float
+    idle_seconds: float
+    pool_bytes: int
+    pool_retain_bytes: int
+
+class SessionOptions(TypedDict, total=False):
+    intra_op_threads: int
+    inter_op_threads: int
+    parallel_execution: bool
+    graph_optimization_level: int
+    memory_arena: bool
+    memory_pattern: bool
+    config_entries: dict[str, str]
+
+class BatchingOptions(TypedDict, total=False):
+    """What config.pbtxt says. With `decided` false the core's probe decides whether the model can be batched, and then
+    `max_batch_size` and `dynamic_batching` are its defaults for the case that it can."""
+
+    decided: bool
+    max_batch_size: int
+    dynamic_batching: bool
+    preferred_batch_sizes: list[int]
+    max_queue_delay_ns: int
+    max_queue_size: int
+    max_queue_bytes: int
+    max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
+
+class TensorInfo(TypedDict):
+    name: str
+    datatype: str
+    shape: list[int]  # as the model states it, batch dimension included; -1 where any size goes
+    optional: bool
+
+class Model:
+    """A loaded model version: a handle that keeps it loaded in the core until `Engine.unload`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def backend(self) -> str: ...
+    @property
+    def inputs(self) -> list[TensorInfo]: ...
+    @property
+    def outputs(self) -> list[TensorInfo]: ...
+    @property
+    def metadata(self) -> dict[str, str]: ...
+    @property
+    def max_batch_size(self) -> int: ...
+    @property
+    def dynamic_batching(self) -> bool: ...
+    @property
+    def batching_reason(self) -> str:
+        """One sentence: which rule decided about batching, and why."""
+    @property
+    def intra_op_threads(self) -> int: ...
+    @property
+    def max_lanes(self) -> int: ...
+
+class DurationStats(TypedDict):
+    count: int
+    ns: int
+
+class BatchStats(TypedDict):
+    batch_size: int
+    compute_input: DurationStats
+    compute_infer: DurationStats
+    compute_output: DurationStats
+
+class ModelStats(TypedDict):
+    """Counters since the load. Durations are cumulative nanoseconds over requests (Triton's meaning)."""
+
+    name: str
+    version: int
+    inference_count: int  # rows (requests where the model is not batched)
+    execution_count: int  # runs of the runtime
+    last_inference_ms: int  # milliseconds since the epoch; 0: never
+    success: DurationStats
+    fail: DurationStats
+    cancel: DurationStats
+    reject: DurationStats  # refused before it was queued: bad input, queue full
+    queue: DurationStats
+    compute_input: DurationStats
+    compute_infer: DurationStats
+    compute_output: DurationStats
+    batch_stats: list[BatchStats]
+    queued: int  # now
+    queued_bytes: int  # now
+    running: int  # tickets in a batch now
+
+class PoolStats(TypedDict):
+    cap: int
+    bytes_in_use: int
+    bytes_in_use_peak: int
+    bytes_retained: int
+    blocks_in_use: int
+    allocations: int
+    reuses: int
+    refusals: int
+
+class Snapshot(TypedDict):
+    pool: PoolStats
+    inflight_bytes: int
+    inflight_bytes_peak: int
+    tickets: int  # submitted and not yet handed back
+    lanes: int
+    lanes_busy: int
+    models: list[ModelStats]
+
+class Catalog:
+    """Names and versions -> models. Built once, then published; never changed after."""
+
+    def __init__(self) -> None: ...
+    def add(self, name: str, version: str, model: Model) -> None:
+        """`version` "" is what a request without a version gets."""
+    def add_unavailable(self, name: str, version: str, reason: str) -> None:
+        """Requests for it get UNAVAILABLE with this reason."""
+
+class Engine:
+    """The whole core: models, lanes, memory. Any method may be called on any thread; load, unload and close block and
+    release the GIL."""
+
+    def __init__(self, *, limits: Limits, lanes: int, compute_threads: int, onnxruntime_library: str) -> None:
+        """`lanes` threads run batches; each run uses up to `compute_threads`. `onnxruntime_library`: path of
+        libonnxruntime.so, "" if there is none (loading an ONNX model then fails and names the package)."""
+    def backend_version(self, backend: str) -> str:
+        """Raises CoreError when it cannot be opened."""
+    def load(
+        self,
+        *,
+        name: str,
+        version: int,
+        backend: str,
+        model_file: str,
+        model_dir: str,
+        session: SessionOptions,
+        batching: BatchingOptions,
+    ) -> Model: ...
+    def unload(self, model: Model) -> None:
+        """Refuses new requests for it, ends the queued ones with UNAVAILABLE, waits for the running ones, frees the session."""
+    def publish(self, catalog: Catalog) -> None: ...
+    def snapshot(self) -> Snapshot: ...
+    def take_log(self) -> list[tuple[int, str, str]]:
+        """The runtime's own log lines since the last call: (0 verbose .. 4 fatal, where, message); bounded, oldest dropped."""
+    def drain(self, seconds: float) -> bool:
+        """Waits until no ticket is in flight; False when time ran out."""
+    def close(self) -> None:
+        """Ends the lanes; what is still queued is answered UNAVAILABLE, what runs is told to stop. Idempotent."""
+
+# What `Connection.receive` and friends ask their caller to do, as bits.
+HAS_OUTPUT: Final[int]
+HAS_CALLS: Final[int]
+HAS_CANCELLED: Final[int]
+WANTS_CLOSE: Final[int]
+
+# (call id, path, metadata, message bytes or None for a call that ended without one, number of messages)
+Call = tuple[int, str, list[tuple[str, str | bytes]], bytes | None]
+
+class AccessEntry(TypedDict):
+    peer: str
+    path: str
+    model: str
+    version: str
+    request_id: str
+    code: int
+    request_bytes: int
+    response_bytes: int
+    rows: int
+    batch_rows: int
+    queue_ns: int
+    compute_ns: int
+    total_ns: int
+
+class Loop:
+    """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
+
+    def __init__(self, engine: Engine, *, methods: Sequence[str], access_log: bool, measure_steps: bool) -> None:
+        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive"). ModelInfer is
+        answered by the core; any other path gets UNIMPLEMENTED."""
+    def fileno(self) -> int:
+        """Readable when `drain` has something to do."""
+    def drain(self) -> list[tuple[int, int]]:
+        """Handles completions that are ready: (connection token, HAS_* bits) for each connection that needs its caller."""
+    def connect(self, token: int, peer: str) -> Connection: ...
+    def next_timeout(self) -> float | None:
+        """Seconds from now until `on_timer` is due; None: never."""
+    def on_timer(self) -> list[tuple[int, int]]:
+        """As drain."""
+    def take_access_log(self) -> tuple[list[AccessEntry], int]:
+        """Entries since the last call, and how many were dropped because 65,536 were waiting."""
+    def max_step_ns(self) -> int:
+        """Longest thread CPU time of one call into this loop or its connections, with measure_steps; else 0."""
+    def close(self) -> None:
+        """Detaches from the engine. Completions that still come are dropped. The file descriptor is closed last."""
+
+class Connection:
+    """One gRPC connection, sans I/O."""
+
+    def get_buffer(self, sizehint: int, /) -> memoryview:
+        """The loop's read buffer: asyncio.BufferedProtocol's get_buffer."""
+    def receive(self, nbytes: int, /) -> int:
+        """`nbytes` have been read into the buffer. Bits."""
+    def receive_bytes(self, data: bytes, /) -> int:
+        """The same for bytes that were read elsewhere (the first bytes of a connection)."""
+    def receive_eof(self) -> int: ...
+    def take_output(self) -> list[bytes | memoryview]:
+        """What is to be written now. Responses over 64 KiB are memoryviews of pooled blocks, the rest is joined."""
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> int: ...
+    def take_calls(self) -> list[Call]: ...
+    def take_cancelled(self) -> list[int]: ...
+    def reply(self, call_id: int, message: bytes, /) -> int:
+        """Answers a call of take_calls with one message and OK. No effect for a call that is gone."""
+    def fail(self, call_id: int, code: int, message: str, trailers: list[tuple[str, str]], /) -> int: ...
+    def shutdown_notice(self) -> int: ...
+    def shutdown_final(self) -> int: ...
+    def abort_calls(self, code: int, message: str, /) -> int:
+        """Ends every open call with this status (drain time is over)."""
+    def lost(self) -> None:
+        """The transport is gone: open calls are cancelled, the object is dead."""
+    @property
+    def open_calls(self) -> int: ...
+
+def version() -> str: ...
