@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "memory/budget.h"
 #include "memory/tensor.h"
 
 namespace headrace {
@@ -64,6 +65,8 @@ struct Ticket : Completion {
   std::uint32_t priority = 0;  // 0: the model's default
   std::string id;              // the caller's request id
   bool timing = false;         // answer with the headrace_* timing parameters
+
+  InflightBudget::Charge charge;  // of the message that the inputs are views of; given up with the ticket
 
   // Set on the way; for the sink to read once it has the completion.
   Status status;

@@ -128,6 +128,8 @@ class GrpcConnection {
   void finish(Call& call, const Status& status, const Metadata& trailers = {});
   Call* find(std::int32_t stream_id);  // null when it is gone
 
+  // take_output would give something.
+  bool has_output() const;
   // What is to be written now, at most about `budget_bytes`; appends chunks. Empty when there is nothing (or nothing
   // that flow control lets go). The owner calls it until it appends nothing, or until its transport says stop.
   void take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now);
