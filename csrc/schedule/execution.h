@@ -1,0 +1,82 @@
+// What a lane does with an assignment: gather, run, scatter; a batch that fails is run again by halves, so that only
+// the guilty request gets the error (an answer never depends on its mates). No thread and no lock of its own: whatever
+// needs the dispatcher goes through the Ledger, so that tests/sim drives the same code.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/clock.h"
+#include "batching/request.h"
+#include "memory/pool.h"
+#include "schedule/dispatcher.h"
+
+namespace headrace {
+
+// One run of the runtime that ended, well or not, and the requests that it answered. Durations are nanoseconds.
+struct RunRecord {
+  std::int64_t rows = 0;  // rows that the runtime was given
+  bool ok = false;
+  std::size_t tickets = 0;  // requests answered by it
+  Nanos queue_ns = 0;       // summed over these requests
+  Nanos total_ns = 0;       // summed over these requests, from received to finished
+  Nanos started = 0;
+  Nanos infer_start = 0;
+  Nanos infer_end = 0;
+  Nanos finished = 0;
+};
+
+class RunObserver {
+ public:
+  virtual void ran(const RunRecord& record) noexcept = 0;
+
+ protected:
+  ~RunObserver() = default;
+};
+
+// What the scheduler needs to know of a model in order to run it. Stays put and valid while the dispatcher knows the
+// model.
+struct Runnable {
+  Session* session = nullptr;
+  bool batched = false;                   // dimension 0 of everything is the batch
+  std::vector<std::string> output_names;  // in the signature's order
+  RunObserver* observer = nullptr;
+};
+
+class Ledger {
+ public:
+  virtual void still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) = 0;
+  virtual TicketChain settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) = 0;
+  // The chain's tickets have their status and outputs: to their sinks with them.
+  virtual void answer(TicketChain chain) = 0;
+
+ protected:
+  ~Ledger() = default;
+};
+
+class Execution {
+ public:
+  Execution(int lane, Pool& pool, const Clock& clock) : lane_(lane), pool_(pool), clock_(clock) {}
+
+  // Runs all of the assignment's tickets. When it returns each has been settled, and answered if it was still running.
+  void run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger);
+
+ private:
+  void run_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
+                Ledger& ledger);
+  void answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
+                   Ledger& ledger, RunRecord& record, const Status& status);
+
+  const int lane_;
+  Pool& pool_;
+  const Clock& clock_;
+  std::vector<Tensor> inputs_;
+  BatchRun batch_;
+  std::vector<std::uint8_t> wanted_;
+  std::vector<Ticket*> claimed_;
+};
+
+}  // namespace headrace
