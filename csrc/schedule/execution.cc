@@ -58,6 +58,7 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
     if (half < rest.size()) run_part(parts.subspan(half), assignment, runnable, ledger);
     return;
   }
+  if (!status.ok() && stopped) status = {Code::kUnavailable, "the server stopped before the model had finished"};
   answer_part(tickets, assignment, runnable, ledger, record, status);
 }
 

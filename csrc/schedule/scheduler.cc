@@ -1,0 +1,250 @@
+#include "schedule/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace headrace {
+namespace {
+
+// To their sinks, runs of one sink at a time. No lock is held.
+void deliver(TicketChain chain) {
+  auto* first = static_cast<Completion*>(chain.first);
+  while (first != nullptr) {
+    CompletionSink* sink = static_cast<Ticket*>(first)->sink;
+    Completion* last = first;
+    while (last != chain.last && static_cast<Ticket*>(last->next)->sink == sink) last = last->next;
+    Completion* next = last == chain.last ? nullptr : last->next;
+    sink->deliver(first, last);
+    first = next;
+  }
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, Pool& pool)
+    : clock_(options.clock != nullptr ? *options.clock : SteadyClock::instance()),
+      pool_(pool),
+      dispatcher_(options.lanes) {
+  HEADRACE_CHECK(options.lanes > 0);
+  for (int i = 0; i < options.lanes; ++i) lanes_.push_back(std::make_unique<Lane>());
+  for (int i = 0; i < options.lanes; ++i) {
+    lanes_[static_cast<std::size_t>(i)]->thread = std::thread([this, i] { run_lane(i); });
+  }
+  timer_ = std::thread([this] { run_timer(); });
+}
+
+Scheduler::~Scheduler() { stop({Code::kUnavailable, "the server is shutting down"}); }
+
+Dispatcher::Entry* Scheduler::add(const std::string& name, const BatchingPolicy& policy, int max_lanes,
+                                  const Runnable* runnable) {
+  MutexLock lock(mutex_);
+  Dispatcher::Entry* entry = dispatcher_.add(name, policy, max_lanes, const_cast<Runnable*>(runnable));
+  entries_.push_back(entry);
+  return entry;
+}
+
+void Scheduler::close_entry(Dispatcher::Entry* entry, const Status& status) {
+  TicketChain chain;
+  {
+    MutexLock lock(mutex_);
+    chain = dispatcher_.close(entry);
+    for (Ticket* ticket = chain.first; ticket != nullptr;
+         ticket = ticket == chain.last ? nullptr : static_cast<Ticket*>(ticket->next)) {
+      ticket->status = status;
+    }
+    in_flight_ -= chain.count;
+  }
+  deliver(chain);
+  MutexLock lock(mutex_);
+  ++watchers_;
+  while (!dispatcher_.idle(entry)) quiet_.wait(mutex_);
+  --watchers_;
+}
+
+void Scheduler::erase(Dispatcher::Entry* entry) {
+  MutexLock lock(mutex_);
+  std::erase(entries_, entry);
+  dispatcher_.erase(entry);
+}
+
+Scheduler::Lane* Scheduler::wake_one() {
+  if (idle_.empty()) return nullptr;
+  Lane* lane = lanes_[static_cast<std::size_t>(idle_.back())].get();
+  idle_.pop_back();
+  lane->asleep = false;
+  ++waking_;
+  return lane;
+}
+
+void Scheduler::submit(Ticket* first) {
+  TicketChain refused;
+  Lane* lane = nullptr;
+  bool timer = false;
+  {
+    MutexLock lock(mutex_);
+    const Nanos now = clock_.now();
+    bool wake = false;
+    for (Ticket* ticket = first; ticket != nullptr;) {
+      auto* next = static_cast<Ticket*>(ticket->next);
+      auto* entry = static_cast<Dispatcher::Entry*>(ticket->model);
+      Status status = stopping_ ? stop_status_ : dispatcher_.submit(entry, ticket, now);
+      if (status.ok()) {
+        ++in_flight_;
+        wake = true;
+      } else {
+        ticket->status = std::move(status);
+        ticket->state = TicketState::kDone;
+        refused.append(ticket);
+      }
+      ticket = next;
+    }
+    // One lane is enough, and none if one is on its way: it wakes the next one if there is more than it takes. A model
+    // with a queue delay needs it too, to learn when to look again.
+    if (wake && waking_ == 0) lane = wake_one();
+    const Nanos deadline = dispatcher_.next_deadline();
+    if (deadline < timer_time_) {
+      timer_time_ = deadline;
+      timer = true;
+    }
+  }
+  if (lane != nullptr) lane->wake.notify_one();
+  if (timer) timer_wake_.notify_one();
+  if (refused.first != nullptr) deliver(refused);
+}
+
+void Scheduler::cancel(Ticket* ticket, const Status& status) {
+  {
+    MutexLock lock(mutex_);
+    if (!dispatcher_.cancel(ticket, status)) return;
+    --in_flight_;
+    if (watchers_ != 0) quiet_.notify_all();
+  }
+  TicketChain chain;
+  chain.append(ticket);
+  deliver(chain);
+}
+
+void Scheduler::still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) {
+  MutexLock lock(mutex_);
+  dispatcher_.still_running(tickets, out);
+}
+
+TicketChain Scheduler::settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) {
+  MutexLock lock(mutex_);
+  TicketChain chain = dispatcher_.settle(entry, tickets);
+  in_flight_ -= chain.count;
+  return chain;
+}
+
+void Scheduler::answer(TicketChain chain) { deliver(chain); }
+
+void Scheduler::run_lane(int index) {
+  Lane& lane = *lanes_[static_cast<std::size_t>(index)];
+  Execution execution(index, pool_, clock_);
+  Dispatcher::Assignment assignment;
+  mutex_.lock();
+  while (!stopping_) {
+    const Nanos now = clock_.now();
+    dispatcher_.take(index, now, assignment);
+    if (assignment.entry == nullptr) {
+      lane.asleep = true;
+      idle_.push_back(index);
+      while (lane.asleep && !stopping_ && clock_.now() < assignment.ask_again) {
+        clock_.wait_until(lane.wake, mutex_, assignment.ask_again);
+      }
+      if (lane.asleep) {
+        lane.asleep = false;
+        std::erase(idle_, index);
+      } else if (!stopping_) {
+        --waking_;
+      }
+      continue;
+    }
+    lane.interrupt = assignment.interrupt;
+    const auto* runnable = static_cast<const Runnable*>(Dispatcher::model(assignment.entry));
+    Lane* next = waking_ == 0 && !idle_.empty() && dispatcher_.work_for_idle_lane(now) ? wake_one() : nullptr;
+    mutex_.unlock();
+    if (next != nullptr) next->wake.notify_one();
+    execution.run(assignment, *runnable, *this);
+    mutex_.lock();
+    lane.interrupt = nullptr;
+    dispatcher_.release(index, assignment);
+    if (watchers_ != 0) quiet_.notify_all();
+  }
+  mutex_.unlock();
+}
+
+void Scheduler::run_timer() {
+  mutex_.lock();
+  while (!stopping_) {
+    TicketChain chain = dispatcher_.expire(clock_.now());
+    if (chain.first != nullptr) {
+      in_flight_ -= chain.count;
+      if (watchers_ != 0) quiet_.notify_all();
+      mutex_.unlock();
+      deliver(chain);
+      mutex_.lock();
+      continue;
+    }
+    timer_time_ = dispatcher_.next_deadline();
+    clock_.wait_until(timer_wake_, mutex_, timer_time_);
+  }
+  mutex_.unlock();
+}
+
+bool Scheduler::wait_idle(Nanos time) {
+  MutexLock lock(mutex_);
+  ++watchers_;
+  while (in_flight_ != 0 && clock_.now() < time) clock_.wait_until(quiet_, mutex_, time);
+  --watchers_;
+  return in_flight_ == 0;
+}
+
+void Scheduler::stop(const Status& status) {
+  TicketChain chain;
+  {
+    MutexLock lock(mutex_);
+    if (!stopping_) {
+      stopping_ = true;
+      stop_status_ = status;
+      for (Dispatcher::Entry* entry : entries_) chain.append(dispatcher_.close(entry));
+      for (Ticket* ticket = chain.first; ticket != nullptr;
+           ticket = ticket == chain.last ? nullptr : static_cast<Ticket*>(ticket->next)) {
+        ticket->status = status;
+      }
+      in_flight_ -= chain.count;
+      for (auto& lane : lanes_) {
+        if (lane->interrupt != nullptr) lane->interrupt->request();
+        lane->asleep = false;
+      }
+      idle_.clear();
+    }
+  }
+  deliver(chain);
+  for (auto& lane : lanes_) lane->wake.notify_all();
+  timer_wake_.notify_all();
+  for (auto& lane : lanes_) {
+    if (lane->thread.joinable()) lane->thread.join();
+  }
+  if (timer_.joinable()) timer_.join();
+  quiet_.notify_all();
+}
+
+Scheduler::Depth Scheduler::depth(const Dispatcher::Entry* entry) const {
+  MutexLock lock(mutex_);
+  return {dispatcher_.queued(entry), dispatcher_.queued_bytes(entry), dispatcher_.running(entry)};
+}
+
+std::size_t Scheduler::in_flight() const {
+  MutexLock lock(mutex_);
+  return in_flight_;
+}
+
+int Scheduler::busy_lanes() const {
+  MutexLock lock(mutex_);
+  return dispatcher_.busy_lanes();
+}
+
+}  // namespace headrace

@@ -1,0 +1,102 @@
+// Lanes that pull: the threads and the one lock around the pure Dispatcher.
+//
+// Each lane is a thread bound to one device slot and serves every model. A free lane takes the batch that is due; when
+// there is none it sleeps on a condition of its own, and a submission wakes the lane that went to sleep last (its
+// caches are warmest). One timer thread answers what expires, busy lanes or not.
+//
+// Sinks are called with no lock held.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/sync.h"
+#include "batching/queue.h"
+#include "memory/pool.h"
+#include "schedule/dispatcher.h"
+#include "schedule/execution.h"
+
+namespace headrace {
+
+struct SchedulerOptions {
+  int lanes = 1;
+  Clock* clock = nullptr;  // null: the steady clock
+};
+
+class Scheduler final : private Ledger {
+ public:
+  Scheduler(const SchedulerOptions& options, Pool& pool);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // A model joins. `runnable` stays valid until close_entry has returned.
+  Dispatcher::Entry* add(const std::string& name, const BatchingPolicy& policy, int max_lanes,
+                         const Runnable* runnable);
+  // No new tickets; the queued ones are answered with `status`; returns when the running ones have ended.
+  void close_entry(Dispatcher::Entry* entry, const Status& status);
+  // Forgets a closed entry: nobody may submit to it any more.
+  void erase(Dispatcher::Entry* entry);
+
+  // A chain of tickets (linked by Completion::next, the last one's is null), each with `model` set to its entry. Every
+  // one of them gets its FINAL completion: a refusal comes back through its sink before this returns.
+  void submit(Ticket* first);
+  // Answers the ticket with `status` at once if it is not answered yet. The caller still holds its reference.
+  void cancel(Ticket* ticket, const Status& status);
+
+  // Waits until no ticket is in flight; false when `time` came first.
+  bool wait_idle(Nanos time);
+  // Answers all that is queued with `status`, asks runs to stop, ends the threads. Idempotent; later
+  // submissions are answered with `status`.
+  void stop(const Status& status);
+
+  struct Depth {
+    std::size_t queued = 0;
+    std::size_t queued_bytes = 0;
+    std::size_t running = 0;
+  };
+  Depth depth(const Dispatcher::Entry* entry) const;
+  std::size_t in_flight() const;  // tickets submitted and not yet answered
+  int lanes() const { return static_cast<int>(lanes_.size()); }
+  int busy_lanes() const;
+  const Clock& clock() const { return clock_; }
+
+ private:
+  struct Lane {
+    std::thread thread;
+    CondVar wake;
+    bool asleep = false;             // and in idle_
+    Interrupt* interrupt = nullptr;  // of its run in progress
+  };
+
+  void run_lane(int index);
+  void run_timer();
+  Lane* wake_one() HEADRACE_REQUIRES(mutex_);  // null when no lane sleeps; the caller notifies it
+
+  void still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) override;
+  TicketChain settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) override;
+  void answer(TicketChain chain) override;
+
+  Clock& clock_;
+  Pool& pool_;
+  mutable Mutex mutex_;
+  Dispatcher dispatcher_ HEADRACE_GUARDED_BY(mutex_);
+  CondVar timer_wake_;
+  Nanos timer_time_ HEADRACE_GUARDED_BY(mutex_) = kNever;  // when the timer thread will look again
+  CondVar quiet_;                                          // something ended: idle entries, no tickets
+  std::size_t in_flight_ HEADRACE_GUARDED_BY(mutex_) = 0;
+  std::size_t watchers_ HEADRACE_GUARDED_BY(mutex_) = 0;  // threads that wait on quiet_
+  bool stopping_ HEADRACE_GUARDED_BY(mutex_) = false;
+  Status stop_status_ HEADRACE_GUARDED_BY(mutex_);
+  std::vector<int> idle_ HEADRACE_GUARDED_BY(mutex_);  // sleeping lanes, last asleep at the back
+  int waking_ HEADRACE_GUARDED_BY(mutex_) = 0;         // lanes woken that have not looked for work yet
+  std::vector<Dispatcher::Entry*> entries_ HEADRACE_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::thread timer_;
+};
+
+}  // namespace headrace

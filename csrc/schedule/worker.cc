@@ -1,0 +1,53 @@
+#include "schedule/worker.h"
+
+namespace headrace {
+
+Worker::Worker(int threads, std::size_t max_jobs) : max_jobs_(max_jobs) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+}
+
+bool Worker::submit(Job* job) {
+  {
+    MutexLock lock(mutex_);
+    if (closed_ || jobs_.size() >= max_jobs_) return false;
+    jobs_.push_back(job);
+  }
+  changed_.notify_one();
+  return true;
+}
+
+void Worker::close() {
+  std::deque<Job*> unrun;
+  {
+    MutexLock lock(mutex_);
+    closed_ = true;
+    unrun.swap(jobs_);
+  }
+  changed_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  for (Job* job : unrun) job->sink->deliver(job, job);
+}
+
+std::size_t Worker::waiting() const {
+  MutexLock lock(mutex_);
+  return jobs_.size();
+}
+
+void Worker::work() {
+  mutex_.lock();
+  while (true) {
+    while (jobs_.empty() && !closed_) changed_.wait(mutex_);
+    if (jobs_.empty()) break;
+    Job* job = jobs_.front();
+    jobs_.pop_front();
+    mutex_.unlock();
+    job->run();
+    job->ran = true;
+    job->sink->deliver(job, job);
+    mutex_.lock();
+  }
+  mutex_.unlock();
+}
+
+}  // namespace headrace
