@@ -20,54 +20,75 @@ namespace headrace::wire {
 
 struct InferLimits {
   std::size_t max_tensors = 256;      // inputs + outputs of one request
-  std::size_t max_name_bytes = 1024;  // each name
-  std::size_t max_dims = 32;
-  std::size_t max_parameters = 256;
+  std::size_t max_name_bytes = 1024;  // each name: model, version, request id, tensor, datatype, parameter key
+  std::size_t max_dims = 32;          // of one input
+  std::size_t max_parameters = 256;   // of the request and its tensors together
 };
 
 using ParameterValue = std::variant<std::monostate, bool, std::int64_t, std::string_view, double, std::uint64_t>;
 struct Parameter {
   std::string_view key;
-  ParameterValue value;
+  ParameterValue value;  // monostate: sent without a value
 };
+// The value under `key`; null if there is none. A key that was sent twice has its last value, as in a protobuf map.
+const ParameterValue* find_parameter(std::span<const Parameter> parameters, std::string_view key);
 
 struct WireInput {
   std::string_view name;
   std::string_view datatype;
-  Shape shape;
-  std::vector<Parameter> parameters;
+  Shape shape;  // no dimension is negative
+  std::span<const Parameter> parameters;
   std::span<const std::byte> contents;  // the InferTensorContents submessage, unread
   bool has_contents = false;
   std::optional<std::span<const std::byte>> raw;  // its entry of raw_input_contents
+  std::size_t first_parameter = 0;                // the decoder's own: where `parameters` lie
+  std::size_t parameter_count = 0;
 };
 
 struct WireOutput {
   std::string_view name;
-  std::vector<Parameter> parameters;
+  std::span<const Parameter> parameters;
+  std::size_t first_parameter = 0;  // the decoder's own
+  std::size_t parameter_count = 0;
 };
 
+// Meant to be used again for each message: once its vectors have grown, decoding allocates nothing (a shape of more
+// than Shape::kInline dimensions apart). Views are into the message's bytes, and for tensors' parameters into this
+// object.
 struct InferRequest {
+  InferRequest() = default;
+  InferRequest(InferRequest&&) = default;
+  InferRequest& operator=(InferRequest&&) = default;
+
   std::string_view model_name;
   std::string_view model_version;
   std::string_view id;
   std::vector<Parameter> parameters;
   std::vector<WireInput> inputs;
   std::vector<WireOutput> outputs;
-  std::size_t contents_bytes =
-      0;  // wire bytes of typed contents, all inputs: the codec's measure of how long conversion takes
+  // Wire bytes of typed contents, all inputs: the codec's measure of how long conversion takes.
+  std::size_t contents_bytes = 0;
 
-  const ParameterValue* parameter(std::string_view key) const;
+  const ParameterValue* parameter(std::string_view key) const { return find_parameter(parameters, key); }
   void clear();  // ready for another use; keeps the vectors' memory
+
+  // The decoder's own.
+  std::vector<Parameter> tensor_parameters;  // what inputs' and outputs' `parameters` are views of
+  std::vector<std::span<const std::byte>> raw_contents;
+  std::vector<std::int64_t> dims;
 };
 
-// Reads `bytes` into `request` (cleared first); all views are into `bytes`. INVALID_ARGUMENT for a malformed message, a
-// broken limit (named), a number of raw_input_contents that is neither 0 nor the number of inputs, or raw and typed
-// contents together.
+// Reads `bytes` into `request` (cleared first) with the meaning that protobuf's own parser gives them: fields in any
+// order, packed or not, unknown ones skipped, the last of a repeated scalar counts. INVALID_ARGUMENT for a malformed
+// message, a name that is not UTF-8, a broken limit (named), a negative dimension, a number of raw_input_contents that
+// is neither 0 nor the number of inputs, raw and typed contents together, or (protobuf would join them) typed contents
+// sent twice for one input. After a failure `request` holds what was read so far.
 Status decode_infer_request(std::span<const std::byte> bytes, const InferLimits& limits, InferRequest& request);
 
 // Typed contents of one input as raw bytes in a pooled block: element type `dtype`, exactly `elements` of them.
-// INVALID_ARGUMENT for the wrong field for the dtype, a wrong count, a value out of the dtype's range. FP16 and BF16
-// come in fp32_contents and are rounded to nearest even.
+// INVALID_ARGUMENT for malformed contents, the wrong field for the dtype, a wrong count, a value out of the integer
+// dtype's range. FP16 and BF16 come in fp32_contents and are rounded to nearest even (so a float that is too large
+// becomes infinite). RESOURCE_EXHAUSTED when the pool is full.
 Result<Tensor> convert_contents(const WireInput& input, DType dtype, std::size_t elements, Pool& pool);
 
 struct ResponseOutput {
@@ -86,7 +107,8 @@ struct InferResponse {
   std::span<const ResponseOutput> outputs;
 };
 
-// Writes the response. Tensors of more than kViewBytes whose tensor has a block become views, the others are copied in.
+// Writes the response into `out` (cleared first), just as protobuf would. Tensors of more than kViewBytes whose tensor
+// has a block become views, the others are copied in.
 inline constexpr std::size_t kViewBytes = std::size_t{64} << 10;
 void encode_infer_response(const InferResponse& response, OutMessage& out);
 

@@ -1,0 +1,382 @@
+#include "wire/infer_codec.h"
+
+#include <string>
+
+#include "base/check.h"
+#include "wire/field_reader.h"
+#include "wire/utf8.h"
+
+namespace headrace::wire {
+
+namespace {
+
+// Leaves the decoder with the answer to a request that is well-formed protobuf and yet refused.
+struct Refusal {
+  Status status;
+};
+
+[[noreturn]] void refuse(std::string message) { throw Refusal{invalid_argument(std::move(message))}; }
+
+[[noreturn]] void refuse_limit(const std::string& what, std::string_view limit, std::size_t value) {
+  refuse("ModelInferRequest has " + what + ", over the limit " + std::string(limit) + " of " + std::to_string(value) +
+         "; send less in one request or raise the limit");
+}
+
+std::span<const std::byte> as_bytes(std::string_view view) {
+  return {reinterpret_cast<const std::byte*>(view.data()), view.size()};
+}
+
+class Decoder {
+ public:
+  Decoder(const InferLimits& limits, InferRequest& request) : limits_(limits), request_(request) {}
+
+  void decode(std::span<const std::byte> bytes) {
+    FieldReader reader(bytes);
+    while (reader.next()) {
+      switch (reader.key()) {
+        case bytes_key(1):
+          request_.model_name = text(reader, "model_name");
+          break;
+        case bytes_key(2):
+          request_.model_version = text(reader, "model_version");
+          break;
+        case bytes_key(3):
+          request_.id = text(reader, "id");
+          break;
+        case bytes_key(4):
+          parameter(reader.bytes(), request_.parameters);
+          break;
+        case bytes_key(5):
+          input(reader.bytes());
+          break;
+        case bytes_key(6):
+          output(reader.bytes());
+          break;
+        case bytes_key(7):
+          if (request_.raw_contents.size() == limits_.max_tensors) {
+            refuse_limit("more raw_input_contents than it may have tensors", "max_tensors", limits_.max_tensors);
+          }
+          request_.raw_contents.push_back(as_bytes(reader.bytes()));
+          break;
+        default:
+          reader.skip();
+      }
+    }
+    link();
+  }
+
+ private:
+  std::string_view text(FieldReader& reader, const char* what) {
+    const std::string_view value = reader.bytes();
+    if (value.size() > limits_.max_name_bytes) {
+      refuse_limit(std::string(what) + " of " + std::to_string(value.size()) + " bytes", "max_name_bytes",
+                   limits_.max_name_bytes);
+    }
+    if (!is_utf8(value)) refuse(std::string("ModelInferRequest: ") + what + " is not valid UTF-8");
+    return value;
+  }
+
+  void count_tensor() const {
+    if (request_.inputs.size() + request_.outputs.size() == limits_.max_tensors) {
+      refuse_limit("more inputs and outputs", "max_tensors", limits_.max_tensors);
+    }
+  }
+
+  // A map entry {1: key, 2: InferParameter}. A value that is sent in pieces is merged, so a later piece that says
+  // nothing leaves what an earlier one said.
+  void parameter(std::string_view bytes, std::vector<Parameter>& parameters) {
+    if (request_.parameters.size() + request_.tensor_parameters.size() == limits_.max_parameters) {
+      refuse_limit("more parameters", "max_parameters", limits_.max_parameters);
+    }
+    Parameter& parameter = parameters.emplace_back();
+    FieldReader reader(bytes);
+    while (reader.next()) {
+      switch (reader.key()) {
+        case bytes_key(1):
+          parameter.key = text(reader, "a parameter's name");
+          break;
+        case bytes_key(2):
+          value(reader.bytes(), parameter);
+          break;
+        default:
+          reader.skip();
+      }
+    }
+  }
+
+  static void value(std::string_view bytes, Parameter& parameter) {
+    FieldReader reader(bytes);
+    while (reader.next()) {
+      switch (reader.key()) {
+        case varint_key(1):
+          parameter.value = reader.varint() != 0;
+          break;
+        case varint_key(2):
+          parameter.value = static_cast<std::int64_t>(reader.varint());
+          break;
+        case bytes_key(3): {
+          const std::string_view text = reader.bytes();
+          if (!is_utf8(text)) refuse("ModelInferRequest: a parameter's string_param is not valid UTF-8");
+          parameter.value = text;
+          break;
+        }
+        case fixed64_key(4):
+          parameter.value = reader.fixed<double>();
+          break;
+        case varint_key(5):
+          parameter.value = reader.varint();
+          break;
+        default:
+          reader.skip();
+      }
+    }
+  }
+
+  void input(std::string_view bytes) {
+    count_tensor();
+    WireInput& input = request_.inputs.emplace_back();
+    input.first_parameter = request_.tensor_parameters.size();
+    std::vector<std::int64_t>& dims = request_.dims;
+    dims.clear();
+    FieldReader reader(bytes);
+    while (reader.next()) {
+      switch (reader.key()) {
+        case bytes_key(1):
+          input.name = text(reader, "an input's name");
+          break;
+        case bytes_key(2):
+          input.datatype = text(reader, "an input's datatype");
+          break;
+        case varint_key(3):
+          dimension(reader.varint());
+          break;
+        case bytes_key(3): {
+          const std::string_view packed = reader.bytes();
+          const char* at = packed.data();
+          const char* const end = at + packed.size();
+          while (at != end) dimension(protozero::decode_varint(&at, end));
+          break;
+        }
+        case bytes_key(4):
+          parameter(reader.bytes(), request_.tensor_parameters);
+          break;
+        case bytes_key(5):
+          if (input.has_contents) {
+            refuse("ModelInferRequest: input '" + std::string(input.name) + "' has contents twice; send them once");
+          }
+          input.has_contents = true;
+          input.contents = as_bytes(reader.bytes());
+          request_.contents_bytes += input.contents.size();
+          break;
+        default:
+          reader.skip();
+      }
+    }
+    input.shape.assign(dims);
+    for (const std::int64_t dim : dims) {
+      if (dim < 0) {
+        refuse("ModelInferRequest: input '" + std::string(input.name) + "' has the negative dimension " +
+               std::to_string(dim) + " in its shape " + input.shape.to_string() + "; send the tensor's real shape");
+      }
+    }
+    input.parameter_count = request_.tensor_parameters.size() - input.first_parameter;
+  }
+
+  void dimension(std::uint64_t value) {
+    if (request_.dims.size() == limits_.max_dims) {
+      refuse_limit("an input '" + std::string(request_.inputs.back().name) + "' of more dimensions", "max_dims",
+                   limits_.max_dims);
+    }
+    request_.dims.push_back(static_cast<std::int64_t>(value));
+  }
+
+  void output(std::string_view bytes) {
+    count_tensor();
+    WireOutput& output = request_.outputs.emplace_back();
+    output.first_parameter = request_.tensor_parameters.size();
+    FieldReader reader(bytes);
+    while (reader.next()) {
+      switch (reader.key()) {
+        case bytes_key(1):
+          output.name = text(reader, "an output's name");
+          break;
+        case bytes_key(2):
+          parameter(reader.bytes(), request_.tensor_parameters);
+          break;
+        default:
+          reader.skip();
+      }
+    }
+    output.parameter_count = request_.tensor_parameters.size() - output.first_parameter;
+  }
+
+  // What can be said only when all is read: a field may come before those that it belongs to, and the vector of
+  // parameters may have moved.
+  void link() {
+    const std::span<const Parameter> parameters(request_.tensor_parameters);
+    if (!parameters.empty()) {
+      for (WireInput& input : request_.inputs) {
+        input.parameters = parameters.subspan(input.first_parameter, input.parameter_count);
+      }
+      for (WireOutput& output : request_.outputs) {
+        output.parameters = parameters.subspan(output.first_parameter, output.parameter_count);
+      }
+    }
+    const std::size_t raws = request_.raw_contents.size();
+    if (raws == 0) return;
+    if (raws != request_.inputs.size()) {
+      refuse("ModelInferRequest has " + std::to_string(raws) + " raw_input_contents for " +
+             std::to_string(request_.inputs.size()) +
+             " inputs; send one for each input, in the inputs' order, or none");
+    }
+    for (std::size_t i = 0; i < raws; ++i) {
+      WireInput& input = request_.inputs[i];
+      if (input.has_contents) {
+        refuse("ModelInferRequest: input '" + std::string(input.name) +
+               "' has contents as well as raw_input_contents; send one of the two");
+      }
+      input.raw = request_.raw_contents[i];
+    }
+  }
+
+  const InferLimits& limits_;
+  InferRequest& request_;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Response
+
+std::size_t varint_size(std::uint64_t value) { return static_cast<std::size_t>(protozero::length_of_varint(value)); }
+
+// Bytes of a length-delimited field with a key of one byte.
+std::size_t field_size(std::size_t size) { return 1 + varint_size(size) + size; }
+std::size_t text_size(std::string_view text) { return text.empty() ? 0 : field_size(text.size()); }
+
+std::size_t dims_size(std::span<const std::int64_t> dims) {
+  std::size_t size = 0;
+  for (const std::int64_t dim : dims) size += varint_size(static_cast<std::uint64_t>(dim));
+  return size;
+}
+
+std::size_t output_size(const ResponseOutput& output, std::size_t dims) {
+  return text_size(output.name) + text_size(dtype_name(output.tensor->dtype)) + (dims == 0 ? 0 : field_size(dims));
+}
+
+std::size_t value_size(std::int64_t value) { return 1 + varint_size(static_cast<std::uint64_t>(value)); }
+
+// Writes into memory whose size was computed before.
+class Writer {
+ public:
+  explicit Writer(char* at) : at_(at) {}
+  void key(std::uint32_t key) { *at_++ = static_cast<char>(key); }
+  void varint(std::uint64_t value) { at_ += protozero::write_varint(at_, value); }
+  void bytes(std::uint32_t number, std::string_view value) {
+    key(bytes_key(number));
+    varint(value.size());
+    if (!value.empty()) std::memcpy(at_, value.data(), value.size());
+    at_ += value.size();
+  }
+  void text(std::uint32_t number, std::string_view value) {  // proto3 leaves out an empty string
+    if (!value.empty()) bytes(number, value);
+  }
+  const char* at() const { return at_; }
+
+ private:
+  char* at_;
+};
+
+}  // namespace
+
+const ParameterValue* find_parameter(std::span<const Parameter> parameters, std::string_view key) {
+  for (std::size_t i = parameters.size(); i > 0; --i) {
+    if (parameters[i - 1].key == key) return &parameters[i - 1].value;
+  }
+  return nullptr;
+}
+
+void InferRequest::clear() {
+  model_name = {};
+  model_version = {};
+  id = {};
+  parameters.clear();
+  inputs.clear();
+  outputs.clear();
+  contents_bytes = 0;
+  tensor_parameters.clear();
+  raw_contents.clear();
+  dims.clear();
+}
+
+Status decode_infer_request(std::span<const std::byte> bytes, const InferLimits& limits, InferRequest& request) {
+  request.clear();
+  try {
+    Decoder(limits, request).decode(bytes);
+  } catch (Refusal& refusal) {
+    return std::move(refusal.status);
+  } catch (const protozero::exception& error) {
+    return invalid_argument(std::string("ModelInferRequest is not a valid protobuf message: ") + error.what());
+  }
+  return {};
+}
+
+void encode_infer_response(const InferResponse& response, OutMessage& out) {
+  out.clear();
+  std::size_t head = text_size(response.model_name) + text_size(response.model_version) + text_size(response.id);
+  for (const ResponseParameter& parameter : response.parameters) {
+    head += field_size(field_size(parameter.key.size()) + field_size(value_size(parameter.value)));
+  }
+  std::size_t total = 0;
+  for (const ResponseOutput& output : response.outputs) {
+    head += field_size(output_size(output, dims_size(output.tensor->shape.dims())));
+    const Tensor& tensor = *output.tensor;
+    const bool view = tensor.size > kViewBytes && tensor.block;
+    total += 1 + varint_size(tensor.size) + (view ? 0 : tensor.size);
+  }
+  total += head;
+  out.own.reserve(total);
+
+  out.own.resize(head);
+  Writer writer(out.own.data());
+  writer.text(1, response.model_name);
+  writer.text(2, response.model_version);
+  writer.text(3, response.id);
+  for (const ResponseParameter& parameter : response.parameters) {
+    const std::size_t value = value_size(parameter.value);
+    writer.key(bytes_key(4));
+    writer.varint(field_size(parameter.key.size()) + field_size(value));
+    writer.bytes(1, parameter.key);
+    writer.key(bytes_key(2));
+    writer.varint(value);
+    writer.key(varint_key(2));  // InferParameter.int64_param
+    writer.varint(static_cast<std::uint64_t>(parameter.value));
+  }
+  for (const ResponseOutput& output : response.outputs) {
+    const std::span<const std::int64_t> shape = output.tensor->shape.dims();
+    const std::size_t dims = dims_size(shape);
+    writer.key(bytes_key(5));
+    writer.varint(output_size(output, dims));
+    writer.text(1, output.name);
+    writer.text(2, dtype_name(output.tensor->dtype));
+    if (dims == 0) continue;
+    writer.key(bytes_key(3));
+    writer.varint(dims);
+    for (const std::int64_t dim : shape) writer.varint(static_cast<std::uint64_t>(dim));
+  }
+  HEADRACE_CHECK(writer.at() == out.own.data() + head);
+
+  for (const ResponseOutput& output : response.outputs) {
+    const Tensor& tensor = *output.tensor;
+    char prefix[11];
+    Writer length(prefix);
+    length.key(bytes_key(6));
+    length.varint(tensor.size);
+    out.own.append(prefix, static_cast<std::size_t>(length.at() - prefix));
+    if (tensor.size > kViewBytes && tensor.block) {
+      out.views.push_back({out.own.size(), tensor.bytes(), tensor.block});
+    } else if (tensor.size != 0) {
+      out.own.append(reinterpret_cast<const char*>(tensor.data), tensor.size);
+    }
+  }
+}
+
+}  // namespace headrace::wire
