@@ -1,0 +1,482 @@
+"""The only place with defaults: every option, its bounds, and what it means when a limit is full.
+
+A value comes from a TOML file (`--config FILE`, keys as in the table), from the environment (`HEADRACE_<NAME>`) or from
+a flag (`--<name>`), the later winning; `Config.sources` says which. Sizes are bytes and take KiB, MiB and GiB; times
+are seconds. `python -m headrace.config` prints the table that docs/configuration.md is made of.
+"""
+
+import dataclasses
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from headrace.errors import StartError
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["OPTIONS", "Config", "ConfigError", "Host", "Option", "add_arguments", "markdown", "resolve"]
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+_UNITS = {"": 1, "K": KIB, "KIB": KIB, "M": MIB, "MIB": MIB, "G": GIB, "GIB": GIB}
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+ENV_PREFIX = "HEADRACE_"
+CONFIG_FILE_VARIABLE = "HEADRACE_CONFIG"
+
+
+class ConfigError(StartError):
+    """An option that is unknown, unreadable or out of range. The text names key, value and range."""
+
+
+# --- The machine -----------------------------------------------------------------------------------------------------
+
+
+class Host(NamedTuple):
+    """What this process may use: whole cores (at least 1) and bytes of memory."""
+
+    cores: int
+    memory_bytes: int
+
+    @classmethod
+    def detect(cls, root: str = "/") -> "Host":
+        """Reads CPU affinity, cgroup quotas (v1 and v2) and MemTotal. `root` is for tests: where /proc and /sys are."""
+        base = Path(root)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for quota, period in _cpu_quotas(base):
+            cores = min(cores, max(1, quota // period))
+        limits = list(_memory_limits(base))
+        return cls(cores, min(limits) if limits else 4 * GIB)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # not this kind of cgroup, or not mounted
+        return ""
+
+
+def _cgroup_folders(base: Path, controller: str) -> Iterable[Path]:
+    """The folders of our cgroup and of those around it, for version 2 (controller "") or version 1. In a container the
+    path of /proc may be the host's, and then only the mount's own root is there."""
+    for line in _read(base / "proc/self/cgroup").splitlines():
+        _, names, path = line.split(":", 2)
+        if controller not in names.split(","):
+            continue
+        mount = base / "sys/fs/cgroup" / (names if controller else "")
+        here = mount / path.strip("/")
+        while True:
+            yield here
+            if here == mount or mount not in here.parents:
+                break
+            here = here.parent
+        if controller:  # mounted under one name though the kernel lists several ("cpu,cpuacct")
+            yield base / "sys/fs/cgroup" / controller
+
+
+def _cpu_quotas(base: Path) -> Iterable[tuple[int, int]]:
+    for folder in _cgroup_folders(base, ""):
+        words = _read(folder / "cpu.max").split()
+        if len(words) == 2 and words[0] != "max":
+            yield int(words[0]), int(words[1])
+    for folder in _cgroup_folders(base, "cpu"):
+        quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+        if quota and period and int(quota) > 0:
+            yield int(quota), int(period)
+
+
+def _memory_limits(base: Path) -> Iterable[int]:
+    total = re.search(r"^MemTotal:\s+(\d+) kB", _read(base / "proc/meminfo"), re.MULTILINE)
+    if total:
+        yield int(total.group(1)) * KIB
+    files = [folder / "memory.max" for folder in _cgroup_folders(base, "")]
+    files += [folder / "memory.limit_in_bytes" for folder in _cgroup_folders(base, "memory")]
+    for file in files:
+        text = _read(file).strip()
+        if text.isdigit() and int(text) < 1 << 60:  # version 1 writes "no limit" as a number of nearly 2^63
+            yield int(text)
+
+
+# --- The table -------------------------------------------------------------------------------------------------------
+
+
+class Derived(NamedTuple):
+    """A default that depends on the machine or on options above it in the table; `text` says how."""
+
+    text: str
+    value: Callable[[Host, Mapping[str, Any]], int]
+
+
+class Option(NamedTuple):
+    """One row. `full` says what a caller sees when a limit is reached ("" where the option is no limit)."""
+
+    name: str
+    type: type
+    group: str
+    default: Any
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    full: str = ""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def default_text(self) -> str:
+        return self.default.text if isinstance(self.default, Derived) else self.show(self.default)
+
+    @property
+    def range_text(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is bool:
+            return "true or false"
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.show(self.minimum)} to {self.show(self.maximum)}"
+        return f"{self.show(self.minimum)} or more" if self.minimum is not None else ""
+
+    def show(self, value: Any) -> str:
+        """`value` for people: "64 MiB", "30 s", "false", "(none)"."""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if self.unit == "bytes":
+            for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+                if value and value % unit == 0:
+                    return f"{value // unit} {name}"
+            return f"{value} bytes"
+        if self.unit == "s":
+            return f"{value:g} s"
+        return str(value) if value != "" else "(none)"
+
+    def parse(self, value: Any, source: str) -> Any:
+        """`value` (text, or what TOML made of it) as this option's type, in range; else ConfigError."""
+        parsed = self._convert(value)
+        fits = parsed is not None and (
+            (self.minimum is None or parsed >= self.minimum)
+            and (self.maximum is None or parsed <= self.maximum)
+            and (not self.choices or parsed in self.choices)
+        )
+        if fits:
+            return parsed
+        wanted = self.range_text or {int: "a whole number", float: "a number", str: "a text"}[self.type]
+        raise ConfigError(f"{self.name} is {value!r} ({source}), which it cannot be: give {wanted}.")
+
+    def _convert(self, value: Any) -> Any:
+        if self.type is str:
+            return value if isinstance(value, str) else str(value) if isinstance(value, os.PathLike) else None
+        if self.type is bool:
+            word = str(value).strip().lower()
+            return True if word in _TRUE else False if word in _FALSE else None
+        if isinstance(value, bool):
+            return None
+        if self.type is float:
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                return None
+            return number if math.isfinite(number) else None
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(-?\d{1,18})\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+        if match is None or (match.group(2) and self.unit != "bytes"):
+            return None
+        factor = _UNITS.get(match.group(2).upper())
+        return int(match.group(1)) * factor if factor else None
+
+
+def _option(group: str, default: Any, help: str, **more: Any) -> Any:
+    return dataclasses.field(metadata={"group": group, "default": default, "help": help, **more})
+
+
+def _bytes(default: Any, help: str, full: str, minimum: int = KIB) -> Any:
+    return _option("Limits", default, help, full=full, unit="bytes", minimum=minimum, maximum=1 << 50)
+
+
+def _count(default: Any, help: str, full: str, maximum: int) -> Any:
+    return _option("Limits", default, help, full=full, minimum=1, maximum=maximum)
+
+
+def _seconds(group: str, default: float, help: str, full: str = "", minimum: float = 0.01) -> Any:
+    return _option(group, default, help, full=full, unit="s", minimum=minimum, maximum=86400.0)
+
+
+_PORT = {"minimum": 0, "maximum": 65535}
+_EXHAUSTED = "RESOURCE_EXHAUSTED / 429"
+_INVALID = "INVALID_ARGUMENT / 400"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """All options, resolved. Each field is one row of the table; `sources` says where its value came from."""
+
+    model_repository: str = _option("Models", "", "Folder with <model>/<version>/model.onnx in it.")
+    model_load_thread_count: int = _option("Models", 4, "Models that load at one time.", minimum=1, maximum=64)
+    exit_on_error: bool = _option("Models", False, "End the start-up if any model cannot be loaded.")
+    strict_readiness: bool = _option("Models", False, "The server is ready only if every model is.")
+    default_max_batch_size: int = _option(
+        "Models",
+        32,
+        "Rows of a batch where a model can be batched and its config does not say.",
+        minimum=1,
+        maximum=1 << 20,
+    )
+
+    host: str = _option("Network", "127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.")
+    grpc_port: int = _option("Network", 8001, "Port of gRPC; 0 takes a free one and prints it.", **_PORT)
+    http_port: int = _option("Network", 8000, "Port of HTTP/1.1; 0 takes a free one and prints it.", **_PORT)
+    reuse_port: bool = _option(
+        "Network", False, "SO_REUSEPORT: several servers share the ports (replicas on one host)."
+    )
+    io_threads: int = _option("Network", 1, "Event loops, each in a thread of its own.", minimum=1, maximum=64)
+
+    lanes: int = _option(
+        "Compute",
+        Derived("the cores if there are at most 4, else 4", lambda host, _: min(host.cores, 4)),
+        "Threads that run batches, for all models together.",
+        minimum=1,
+        maximum=1024,
+    )
+    compute_threads: int = _option(
+        "Compute",
+        Derived("cores / lanes, at least 1", lambda host, values: max(1, host.cores // values["lanes"])),
+        "Threads that one run of a model may use; lanes x compute threads never exceed the cores.",
+        minimum=1,
+        maximum=1024,
+    )
+
+    max_request_bytes: int = _bytes(
+        64 * MIB, "One request message, as sent and after inflating.", f"{_EXHAUSTED}; HTTP 413"
+    )
+    max_header_bytes: int = _bytes(64 * KIB, "Header block of one request.", "stream reset / 431")
+    max_concurrent_streams: int = _count(1024, "Calls open at one time on one connection.", "REFUSED_STREAM", 1 << 20)
+    max_connections: int = _count(10_000, "Connections, all ports together.", "accepted, then GOAWAY / 503", 1 << 20)
+    connection_inflight_bytes: int = _bytes(
+        Derived("4 x max_request_bytes (256 MiB)", lambda _, values: 4 * values["max_request_bytes"]),
+        "Request bytes in flight on one connection.",
+        _EXHAUSTED,
+    )
+    process_inflight_bytes: int = _bytes(
+        Derived(
+            "25 % of the memory limit, at least 2 x max_request_bytes",
+            lambda host, values: max(host.memory_bytes // 4, 2 * values["max_request_bytes"]),
+        ),
+        "Request bytes in flight in the whole process.",
+        _EXHAUSTED,
+    )
+    max_output_bytes: int = _bytes(
+        64 * MIB,
+        "Response bytes that wait on one connection (one larger response may stand alone).",
+        "new calls are refused",
+    )
+    max_queue_size: int = _count(4096, "Requests that wait for one model.", _EXHAUSTED, 1 << 24)
+    max_queue_bytes: int = _bytes(
+        Derived("4 x max_request_bytes (256 MiB)", lambda _, values: 4 * values["max_request_bytes"]),
+        "Bytes of requests that wait for one model.",
+        _EXHAUSTED,
+    )
+    max_tensors: int = _count(256, "Inputs and outputs of one request.", _INVALID, 1 << 16)
+    max_name_bytes: int = _count(1024, "Length of one name in a request.", _INVALID, 1 << 16)
+    max_dims: int = _count(32, "Dimensions of one tensor.", _INVALID, 255)
+    max_parameters: int = _count(256, "Parameters of one request, input or output.", _INVALID, 1 << 16)
+    write_stall_seconds: float = _seconds("Limits", 30.0, "Output waits and the peer reads none of it.", "closed")
+    message_stall_seconds: float = _seconds("Limits", 30.0, "Half a request and not one more byte.", "closed")
+    message_whole_seconds: float = _seconds("Limits", 300.0, "From a request's first byte to its last.", "closed")
+    idle_seconds: float = _seconds("Limits", 600.0, "A connection with no call and no byte.", "closed")
+    pool_bytes: int = _bytes(
+        Derived(
+            "50 % of the memory limit, at least 4 x max_request_bytes",
+            lambda host, values: max(host.memory_bytes // 2, 4 * values["max_request_bytes"]),
+        ),
+        "Memory for requests, batches and outputs.",
+        _EXHAUSTED,
+        MIB,
+    )
+    pool_retain_bytes: int = _bytes(
+        Derived("256 MiB, at most pool_bytes", lambda _, values: min(256 * MIB, values["pool_bytes"])),
+        "Memory that the pool keeps for reuse when it is free.",
+        "goes back to the system",
+        0,
+    )
+
+    drain_delay: float = _seconds(
+        "Shutdown", 0.0, "After a signal: not ready, but serving on, for this long (5 suits Kubernetes).", minimum=0.0
+    )
+    drain_seconds: float = _seconds(
+        "Shutdown",
+        30.0,
+        "Then this long for what is in flight.",
+        "UNAVAILABLE to the callers, exit code 1",
+        minimum=0.0,
+    )
+
+    access_log: bool = _option("Logging", False, "One line for each ModelInfer, on stderr with the rest of the log.")
+    log_level: str = _option("Logging", "info", "What is logged.", choices=("debug", "info", "warning", "error"))
+    measure_steps: bool = _option("Logging", False, "Measure the longest step of each event loop; logged at the end.")
+
+    host_limits: Host
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+    def changed(self) -> list[str]:
+        """One line, "lanes = 2 (--lanes)", for each option that somebody set."""
+        return [
+            f"{o.name} = {o.show(getattr(self, o.name))} ({self.sources[o.name]})"
+            for o in OPTIONS
+            if self.sources[o.name] != "default"
+        ]
+
+
+OPTIONS: tuple[Option, ...] = tuple(
+    Option(name=field.name, type=field.type, **field.metadata)
+    for field in dataclasses.fields(Config)
+    if field.metadata and isinstance(field.type, type)
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+# --- Where values come from ------------------------------------------------------------------------------------------
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    file: str | None = None,
+    host: Host | None = None,
+    flag_source: Callable[[Option], str] = lambda option: option.flag,
+) -> Config:
+    """File < environment < flags. `flags`: option name -> value. ConfigError names key, value and range."""
+    environ = {} if environ is None else environ
+    host = host or Host.detect()
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    file = file or environ.get(CONFIG_FILE_VARIABLE)
+    if file:
+        for key, value in _read_file(file).items():
+            source = f"file {file}"
+            values[key], sources[key] = _option_named(key, source).parse(value, source), source
+    for option in OPTIONS:
+        if option.variable in environ:
+            values[option.name] = option.parse(environ[option.variable], option.variable)
+            sources[option.name] = option.variable
+    for key, value in flags.items():
+        option = _option_named(key, "argument")
+        source = flag_source(option)
+        values[key], sources[key] = option.parse(value, source), source
+    for option in OPTIONS:
+        if option.name not in values:
+            default = option.default
+            values[option.name] = default.value(host, values) if isinstance(default, Derived) else default
+            sources[option.name] = "default"
+    _check_together(values, host)
+    return Config(**values, host_limits=host, sources=sources, warnings=tuple(_unknown_variables(environ)))
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} is not TOML: {error}.") from None
+
+
+def _option_named(key: str, source: str) -> Option:
+    option = _BY_NAME.get(key)
+    if option is None:
+        near = difflib.get_close_matches(key, _BY_NAME, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "`headrace serve --help` lists the options."
+        raise ConfigError(f"There is no option {key!r} ({source}): {hint}")
+    return option
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterable[str]:
+    # A warning, not an error: Kubernetes sets HEADRACE_SERVICE_HOST and the like for a service of that name.
+    known = {option.variable for option in OPTIONS} | {CONFIG_FILE_VARIABLE}
+    injected = re.compile(ENV_PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in known and not injected.fullmatch(name):
+            yield f"The environment variable {name} is not an option and has no effect."
+
+
+def _check_together(values: Mapping[str, Any], host: Host) -> None:
+    lanes, threads = values["lanes"], values["compute_threads"]
+    if lanes * threads > host.cores:
+        raise ConfigError(
+            f"lanes ({lanes}) x compute_threads ({threads}) is {lanes * threads}, but this process has {host.cores} "
+            f"core(s): lower --lanes or --compute-threads."
+        )
+    for name in ("connection_inflight_bytes", "process_inflight_bytes", "max_queue_bytes", "pool_bytes"):
+        if values[name] < values["max_request_bytes"]:
+            option = _BY_NAME[name]
+            raise ConfigError(
+                f"{name} is {option.show(values[name])}, less than one request may have (max_request_bytes, "
+                f"{option.show(values['max_request_bytes'])}): raise {option.flag} or lower --max-request-bytes."
+            )
+    if values["pool_retain_bytes"] > values["pool_bytes"]:
+        raise ConfigError("pool_retain_bytes is more than pool_bytes: lower --pool-retain-bytes or raise --pool-bytes.")
+
+
+# --- Showing it ------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(
+    parser: "argparse.ArgumentParser", *, groups: Iterable[str] | None = None, skip: Iterable[str] = ()
+) -> None:
+    """Adds a flag for each option (of these groups). Values stay text: `resolve` reads and checks them."""
+    for title in dict.fromkeys(option.group for option in OPTIONS):
+        if groups is not None and title not in groups:
+            continue
+        section = parser.add_argument_group(title)
+        for option in OPTIONS:
+            if option.group != title or option.name in skip:
+                continue
+            text = f"{option.help} Default: {option.default_text}." + (
+                f" When full: {option.full}." if option.full else ""
+            )
+            more: dict[str, Any] = {"nargs": "?", "const": "true"} if option.type is bool else {}
+            metavar = "BOOL" if option.type is bool else option.unit.upper() or ("TEXT" if option.type is str else "N")
+            section.add_argument(
+                option.flag,
+                dest=option.name,
+                metavar=metavar,
+                default="==SUPPRESS==",
+                help=text.replace("%", "%%"),
+                **more,
+            )
+
+
+def markdown() -> str:
+    """The table of all options, a section for each group."""
+    lines: list[str] = []
+    for title in dict.fromkeys(option.group for option in OPTIONS):
+        lines += [
+            f"## {title}",
+            "",
+            "| flag | file and environment | default | values | meaning | when full |",
+            "|---|---|---|---|---|---|",
+        ]
+        for o in OPTIONS:
+            if o.group == title:
+                names = f"`{o.flag}` | `{o.name}`, `{o.variable}`"
+                lines.append(f"| {names} | {o.default_text} | {o.range_text} | {o.help} | {o.full} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,316 @@
+"""The asyncio face of the native core, and the only importer of `_core`: models, memory, and one `LoopPort` a loop.
+
+Errors of the core come out as `errors.HeadraceError`. Loading and unloading run in a bounded pool of threads.
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from headrace import _core
+from headrace._core import (
+    HAS_CALLS,
+    HAS_CANCELLED,
+    HAS_OUTPUT,
+    WANTS_CLOSE,
+    AccessEntry,
+    BatchingOptions,
+    Call,
+    Connection,
+    CoreError,
+    DurationStats,
+    Limits,
+    Model,
+    ModelStats,
+    SessionOptions,
+    Snapshot,
+    TensorInfo,
+)
+from headrace.config import Config
+from headrace.errors import StartError, from_code
+
+__all__ = [
+    "HAS_CALLS",
+    "HAS_CANCELLED",
+    "HAS_OUTPUT",
+    "WANTS_CLOSE",
+    "BatchingOptions",
+    "Call",
+    "Connection",
+    "Door",
+    "DurationStats",
+    "Engine",
+    "LoopPort",
+    "Model",
+    "ModelStats",
+    "SessionOptions",
+    "Snapshot",
+    "TensorInfo",
+    "find_onnxruntime",
+    "limits_of",
+    "version",
+]
+
+log = logging.getLogger("headrace.engine")
+_runtime_log = logging.getLogger("headrace.runtime")
+_access_log = logging.getLogger("headrace.access")
+# Of the core's 0 verbose .. 4 fatal. A runtime is chatty at its info level.
+_LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
+_LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
+_SHORTEST_WAIT = 0.001
+
+
+def version() -> str:
+    """The version of Headrace, as the core was built with it."""
+    return _core.version()
+
+
+def find_onnxruntime() -> str:
+    """Path of libonnxruntime.so in the installed `onnxruntime` package, which is not imported; "" if there is none."""
+    try:
+        spec = importlib.util.find_spec("onnxruntime")
+    except (ImportError, ValueError):
+        return ""
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        found = sorted(Path(folder, "capi").glob("libonnxruntime.so*"))
+        if found:
+            return str(found[-1])
+    return ""
+
+
+def limits_of(config: Config) -> Limits:
+    """The core's limits out of the configuration."""
+    return Limits(
+        max_message_bytes=config.max_request_bytes,
+        max_header_bytes=config.max_header_bytes,
+        max_concurrent_streams=config.max_concurrent_streams,
+        connection_inflight_bytes=config.connection_inflight_bytes,
+        process_inflight_bytes=config.process_inflight_bytes,
+        max_output_bytes=config.max_output_bytes,
+        max_tensors=config.max_tensors,
+        max_name_bytes=config.max_name_bytes,
+        max_dims=config.max_dims,
+        max_parameters=config.max_parameters,
+        write_stall_seconds=config.write_stall_seconds,
+        message_stall_seconds=config.message_stall_seconds,
+        message_whole_seconds=config.message_whole_seconds,
+        idle_seconds=config.idle_seconds,
+        pool_bytes=config.pool_bytes,
+        pool_retain_bytes=config.pool_retain_bytes,
+    )
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except CoreError as error:
+        raise from_code(error.code, error.message) from None
+
+
+class Engine:
+    """All models, lanes and memory of one server."""
+
+    def __init__(self, config: Config) -> None:
+        """Starts the lanes. StartError when the core refuses its limits."""
+        self.config = config
+        self.onnxruntime_library = find_onnxruntime()
+        try:
+            self.core = _core.Engine(
+                limits=limits_of(config),
+                lanes=config.lanes,
+                compute_threads=config.compute_threads,
+                onnxruntime_library=self.onnxruntime_library,
+            )
+        except CoreError as error:
+            raise StartError(error.message) from None
+        self._threads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-load")
+
+    def backend_version(self, backend: str) -> str:
+        """The runtime's own version. FailedPrecondition names the package when it is not installed."""
+        with _translated():
+            return self.core.backend_version(backend)
+
+    async def load(
+        self,
+        *,
+        name: str,
+        version: int,
+        backend: str,
+        model_file: Path,
+        model_dir: Path,
+        session: SessionOptions,
+        batching: BatchingOptions,
+    ) -> Model:
+        """Loads one version on a thread of its own; raises with the runtime's words if it cannot be served."""
+        call = partial(
+            self.core.load,
+            name=name,
+            version=version,
+            backend=backend,
+            model_file=str(model_file),
+            model_dir=str(model_dir),
+            session=session,
+            batching=batching,
+        )
+        try:
+            with _translated():
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        finally:
+            self.log_runtime_lines()
+
+    async def unload(self, model: Model) -> None:
+        """Ends what waits for it with UNAVAILABLE, waits for what runs, and frees it."""
+        with _translated():
+            await asyncio.get_running_loop().run_in_executor(self._threads, self.core.unload, model)
+        self.log_runtime_lines()
+
+    def publish(self, rows: Iterable[tuple[str, str, Model | str]]) -> None:
+        """Makes (name, version text, model or the reason why there is none) what requests are routed by."""
+        catalog = _core.Catalog()
+        for name, version_text, target in rows:
+            if isinstance(target, str):
+                catalog.add_unavailable(name, version_text, target)
+            else:
+                catalog.add(name, version_text, target)
+        self.core.publish(catalog)
+
+    def snapshot(self) -> Snapshot:
+        """Counters of now."""
+        return self.core.snapshot()
+
+    def log_runtime_lines(self) -> None:
+        """Hands what the runtime has said to the logger `headrace.runtime`."""
+        for level, where, message in self.core.take_log():
+            _runtime_log.log(_LEVELS[min(level, 4)], "%s: %s", where, message)
+
+    async def drain(self, seconds: float) -> bool:
+        """Waits until no ticket is in flight; False when `seconds` were not enough."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.core.drain, seconds)
+
+    def close(self) -> None:
+        """Ends the lanes and the loading threads. Blocks; idempotent."""
+        self.core.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.log_runtime_lines()
+
+
+class Door(Protocol):
+    """A connection of a loop, as its port sees it."""
+
+    def act(self, bits: int) -> None:
+        """Does what the HAS_* and WANTS_CLOSE bits ask for."""
+
+
+class LoopPort:
+    """What one event loop owns of the core: wake-ups, timers and the logs. Made and used on that loop's thread only."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, *, methods: Sequence[str]) -> None:
+        config = engine.config
+        self.loop = loop
+        self._engine = engine
+        self._core = _core.Loop(
+            engine.core, methods=methods, access_log=config.access_log, measure_steps=config.measure_steps
+        )
+        self._doors: dict[int, Door] = {}
+        self._next_token = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        # A message that stops half-way arms a timer inside the core, of which a read tells us nothing (a question for
+        # each read would cost more than it is worth): so the timers are looked at this often.
+        shortest = min(config.message_stall_seconds, config.write_stall_seconds, config.idle_seconds)
+        self._tick = min(_LONGEST_TICK, max(shortest / 4, _SHORTEST_WAIT))
+        loop.add_reader(self._core.fileno(), self._ready)
+
+    def connect(self, door: Door, peer: str) -> tuple[int, Connection]:
+        """A new connection of the core for `door`, and its token for `disconnect`."""
+        self._next_token += 1
+        connection = self._core.connect(self._next_token, peer)
+        self._doors[self._next_token] = door
+        self.arm()
+        return self._next_token, connection
+
+    def disconnect(self, token: int) -> None:
+        """The door of `token` is gone; its completions are dropped."""
+        self._doors.pop(token, None)
+
+    def arm(self) -> None:
+        """Looks when the core wants its timer, and sets ours. Call it when a call may have come with a deadline."""
+        if self._closed:
+            return
+        due = self._core.next_timeout()
+        if due is None or due > self._tick:
+            if not self._doors and due is None:
+                return
+            due = self._tick
+        at = self.loop.time() + max(due, _SHORTEST_WAIT)
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self.loop.call_at(at, self._on_timer)
+
+    def _ready(self) -> None:
+        doors = self._doors
+        for token, bits in self._core.drain():
+            door = doors.get(token)
+            if door is not None:
+                door.act(bits)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        for token, bits in self._core.on_timer():
+            door = self._doors.get(token)
+            if door is not None:
+                door.act(bits)
+        self.write_logs()
+        self.arm()
+
+    def write_logs(self) -> None:
+        """Writes what has gathered of the access log and of the runtime's log."""
+        if self._engine.config.access_log:
+            entries, dropped = self._core.take_access_log()
+            for entry in entries:
+                _access_log.info("%s", access_line(entry))
+            if dropped:
+                _access_log.warning("%d calls were not logged: they came faster than the log could be written", dropped)
+        self._engine.log_runtime_lines()
+
+    def close(self) -> None:
+        """Detaches from the core; connections must be gone. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.loop.remove_reader(self._core.fileno())
+        self.write_logs()
+        if self._engine.config.measure_steps:
+            log.info("longest step of the event loop: %.3f ms of CPU", self._core.max_step_ns() / 1e6)
+        self._core.close()
+
+
+_PLAIN = re.compile(r"[\w.:/\-\[\]]*", re.ASCII)
+
+
+def _show(text: str) -> str:
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def access_line(entry: AccessEntry) -> str:
+    """One call as key=value text. What the client chose is quoted where it is not plain, so that it stays one line."""
+    return (
+        f"peer={_show(entry['peer'])} path={_show(entry['path'])} model={_show(entry['model'])} "
+        f"version={_show(entry['version'])} id={_show(entry['request_id'])} code={entry['code']} "
+        f"request_bytes={entry['request_bytes']} response_bytes={entry['response_bytes']} rows={entry['rows']} "
+        f"batch_rows={entry['batch_rows']} queue_us={entry['queue_ns'] // 1000} "
+        f"compute_us={entry['compute_ns'] // 1000} total_us={entry['total_ns'] // 1000}"
+    )
