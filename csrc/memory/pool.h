@@ -3,11 +3,14 @@
 // A Block is a counted reference; the last one gives the bytes back to its class's free list (or to the
 // system). A block keeps its pool's books alive, so a Pool may be dropped before its blocks.
 // Thread-safe. Never blocks on memory: over the cap is RESOURCE_EXHAUSTED at once.
+//
+// Two numbers are kept: what is charged, and what is resident (it has been charged once and was not given back to the
+// system since). The cap bounds what is resident; what is resident and not charged is retained for reuse.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <utility>
 #include <vector>
 
@@ -17,33 +20,91 @@
 namespace headrace {
 
 namespace pool_detail {
+
 struct Books;
-struct Header;
+
+// One per block; before the bytes of a small block, beside those of a mapped one.
+struct alignas(64) Header {
+  std::atomic<std::uint32_t> references{1};
+  std::uint32_t size_class = 0;
+  std::byte* data = nullptr;
+  std::size_t capacity = 0;
+  std::size_t charged = 0;
+  std::size_t resident = 0;
+  Books* books = nullptr;
+  Header* next = nullptr;  // in the free list
+};
+
+void give_back(Header* header);
+bool charge(Header* header, std::size_t upto);
+
 }  // namespace pool_detail
 
+// A single Block is used by one thread at a time; copies of it may be used and dropped on any thread.
 class Block {
  public:
   Block() = default;
-  Block(const Block& other);
+  Block(const Block& other) : header_(other.header_) {
+    if (header_ != nullptr) header_->references.fetch_add(1, std::memory_order_relaxed);
+  }
   Block(Block&& other) noexcept : header_(std::exchange(other.header_, nullptr)) {}
-  Block& operator=(const Block& other);
-  Block& operator=(Block&& other) noexcept;
+  Block& operator=(const Block& other) {
+    Block(other).swap(*this);
+    return *this;
+  }
+  Block& operator=(Block&& other) noexcept {
+    Block(std::move(other)).swap(*this);
+    return *this;
+  }
   ~Block() { reset(); }
 
   explicit operator bool() const { return header_ != nullptr; }
-  std::byte* data() const;       // 64-byte aligned
-  std::size_t capacity() const;  // bytes usable at data(), at least what was asked for
-  std::size_t charged() const;   // bytes counted against the cap
-  void reset();
+  std::byte* data() const { return header_->data; }           // 64-byte aligned
+  std::size_t capacity() const { return header_->capacity; }  // bytes usable at data(), at least what was asked for
+  std::size_t charged() const { return header_->charged; }    // bytes counted against the cap
+  void swap(Block& other) noexcept { std::swap(header_, other.header_); }
+  void reset() {
+    pool_detail::Header* header = std::exchange(header_, nullptr);
+    if (header == nullptr) return;
+    // The only holder needs no read-modify-write: nobody else can be copying from it.
+    if (header->references.load(std::memory_order_acquire) == 1 ||
+        header->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      pool_detail::give_back(header);
+    }
+  }
 
   // For a reserved block: counts bytes [0, upto) against the cap, in steps of kChargeStep. False, and nothing
   // changed, if that would pass the cap.
-  [[nodiscard]] bool charge(std::size_t upto);
+  [[nodiscard]] bool charge(std::size_t upto) { return upto <= header_->charged || pool_detail::charge(header_, upto); }
 
  private:
+  friend class BlockCopies;
   friend class Pool;
   explicit Block(pool_detail::Header* header) : header_(header) {}
   pool_detail::Header* header_ = nullptr;
+};
+
+// Many copies of one block for the price of one atomic operation: what is not taken goes back at the end.
+class BlockCopies {
+ public:
+  BlockCopies(const Block& block, std::uint32_t count) : header_(block.header_), left_(count) {
+    if (header_ != nullptr) header_->references.fetch_add(count, std::memory_order_relaxed);
+  }
+  BlockCopies(const BlockCopies&) = delete;
+  BlockCopies& operator=(const BlockCopies&) = delete;
+  ~BlockCopies() {
+    // `block` outlives this, so these are never the last references.
+    if (header_ != nullptr && left_ != 0) header_->references.fetch_sub(left_, std::memory_order_release);
+  }
+  // At most `count` times.
+  Block take() {
+    --left_;
+    return Block(header_);
+  }
+
+ private:
+  pool_detail::Header* header_;
+  std::uint32_t left_;
 };
 
 struct PoolOptions {
@@ -62,7 +123,7 @@ struct PoolStats {
   std::size_t cap = 0;
   std::size_t bytes_in_use = 0;  // charged
   std::size_t bytes_in_use_peak = 0;
-  std::size_t bytes_retained = 0;  // in free lists
+  std::size_t bytes_retained = 0;  // resident and not charged: free lists, and the uncharged rest of reused blocks
   std::uint64_t blocks_in_use = 0;
   std::uint64_t allocations = 0;  // since the start
   std::uint64_t reuses = 0;       // of them, answered from a free list
@@ -90,7 +151,7 @@ class Pool {
   PoolStats stats() const;
 
  private:
-  std::shared_ptr<pool_detail::Books> books_;
+  pool_detail::Books* books_;  // lives until the pool and its last block are gone
 };
 
 }  // namespace headrace

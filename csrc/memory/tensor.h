@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "memory/pool.h"
@@ -53,15 +54,25 @@ class Shape {
   Shape(std::initializer_list<std::int64_t> dims) : Shape(std::span(dims.begin(), dims.size())) {}
   explicit Shape(std::span<const std::int64_t> dims);
   Shape(const Shape& other) : Shape(other.dims()) {}
-  Shape(Shape&&) noexcept = default;
-  Shape& operator=(const Shape& other);
-  Shape& operator=(Shape&&) noexcept = default;
+  Shape(Shape&& other) noexcept
+      : rank_(std::exchange(other.rank_, 0)), inline_(other.inline_), heap_(std::move(other.heap_)) {}
+  Shape& operator=(const Shape& other) {
+    if (this != &other) assign(other.dims());
+    return *this;
+  }
+  Shape& operator=(Shape&& other) noexcept {
+    if (this == &other) return *this;
+    rank_ = std::exchange(other.rank_, 0);
+    inline_ = other.inline_;
+    heap_ = std::move(other.heap_);
+    return *this;
+  }
   ~Shape() = default;
 
   std::size_t rank() const { return rank_; }
   std::span<const std::int64_t> dims() const { return {heap_ ? heap_.get() : inline_.data(), rank_}; }
   std::int64_t operator[](std::size_t i) const { return dims()[i]; }
-  void set(std::size_t i, std::int64_t value);
+  void set(std::size_t i, std::int64_t value) { (heap_ ? heap_.get() : inline_.data())[i] = value; }
   void assign(std::span<const std::int64_t> dims);
   bool operator==(const Shape& other) const;
   std::string to_string() const;  // "[1,3,224,224]"
@@ -72,8 +83,10 @@ class Shape {
   std::unique_ptr<std::int64_t[]> heap_;
 };
 
-// The one place where sizes are multiplied. Empty when a dimension is negative or the product does not fit.
+// The one place where sizes are multiplied. Empty when the product does not fit.
 std::optional<std::size_t> checked_multiply(std::size_t a, std::size_t b);
+// Empty when a dimension is negative, or when the product of those that are not zero does not fit: [0, 2^62, 2^62] is
+// refused as [2^62, 2^62, 0] is, so that any part of a shape that has passed can be multiplied too.
 std::optional<std::size_t> element_count(std::span<const std::int64_t> dims);
 // Bytes of a fixed-size dtype; empty for BYTES, for a negative dimension or on overflow.
 std::optional<std::size_t> tensor_bytes(DType dtype, std::span<const std::int64_t> dims);
