@@ -1,0 +1,178 @@
+#include "batching/assembly.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace headrace {
+namespace {
+
+bool aligned(const Tensor& tensor) {
+  const std::size_t size = element_size(tensor.dtype);
+  return size <= 1 || reinterpret_cast<std::uintptr_t>(tensor.data) % size == 0;
+}
+
+// Makes `tensor` the owner of `bytes` fresh bytes and returns where they are to be written; null after `status` is set.
+std::byte* own(Tensor& tensor, std::size_t bytes, Pool& pool, Status& status) {
+  Result<Block> block = pool.allocate(bytes);
+  if (!block) {
+    status = block.status();
+    return nullptr;
+  }
+  tensor.block = std::move(*block);
+  tensor.data = tensor.block.data();
+  tensor.size = bytes;
+  return tensor.block.data();
+}
+
+Status gather_one(const Ticket& ticket, Pool& pool, std::vector<Tensor>& inputs) {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Tensor& given = ticket.inputs[i];
+    Tensor& input = inputs[i];
+    if (aligned(given)) {
+      input = given;
+      continue;
+    }
+    input.dtype = given.dtype;
+    input.shape = given.shape;
+    Status status;
+    std::byte* to = own(input, given.size, pool, status);
+    if (to == nullptr) return status;
+    std::memcpy(to, given.data, given.size);
+  }
+  return {};
+}
+
+Status gather_input(std::span<Ticket* const> tickets, std::size_t i, Pool& pool, Tensor& input) {
+  const Tensor& first = tickets.front()->inputs[i];
+  if (!first) return {};
+  std::size_t bytes = 0;
+  std::int64_t rows = 0;
+  for (const Ticket* ticket : tickets) {
+    const Tensor& given = ticket->inputs[i];
+    HEADRACE_CHECK(given.dtype == first.dtype && given.shape.rank() == first.shape.rank() && given.shape.rank() > 0);
+    bytes += given.size;  // all of these bytes exist, so their sum fits
+    rows += given.shape[0];
+  }
+  input.dtype = first.dtype;
+  input.shape = first.shape;
+  input.shape.set(0, rows);
+  Status status;
+  std::byte* to = own(input, bytes, pool, status);
+  if (to == nullptr) return status;
+  for (const Ticket* ticket : tickets) {
+    const Tensor& given = ticket->inputs[i];
+    if (given.size != 0) std::memcpy(to, given.data, given.size);
+    to += given.size;
+  }
+  return {};
+}
+
+bool anyone_wants(std::span<Ticket* const> tickets, std::size_t output) {
+  return std::ranges::any_of(tickets, [output](const Ticket* ticket) { return ticket->wanted[output] != 0; });
+}
+
+// That `output` can be cut into rows. The runtime's doing, never the caller's: INTERNAL.
+Status check_rows(const Tensor& output, std::int64_t rows, const std::string& name) {
+  if (output.shape.rank() == 0 || output.shape[0] != rows) {
+    return internal_error("output '" + name + "' has shape " + output.shape.to_string() + " for a batch of " +
+                          std::to_string(rows) +
+                          " rows; if the model has no batch dimension, set max_batch_size: 0 in its config.pbtxt");
+  }
+  const auto elements = element_count(output.shape.dims());
+  if (!elements) return internal_error("output '" + name + "' has the impossible shape " + output.shape.to_string());
+  if (output.dtype == DType::kBytes) {
+    const Status strings = check_bytes_tensor(output.bytes(), *elements);
+    if (!strings.ok()) return internal_error("output '" + name + "': " + strings.message());
+  } else if (output.size != *elements * element_size(output.dtype)) {
+    return internal_error("output '" + name + "' of shape " + output.shape.to_string() + " has " +
+                          std::to_string(output.size) + " bytes");
+  }
+  return {};
+}
+
+void scatter_output(std::span<Ticket* const> tickets, std::int64_t rows, std::size_t i, const Tensor& output) {
+  const bool strings = output.dtype == DType::kBytes;
+  const std::size_t row_bytes = rows == 0 || strings ? 0 : output.size / static_cast<std::size_t>(rows);
+  const std::size_t row_elements =
+      rows == 0 || !strings ? 0 : *element_count(output.shape.dims()) / static_cast<std::size_t>(rows);
+  BlockCopies copies(output.block, static_cast<std::uint32_t>(tickets.size()));
+  std::size_t offset = 0;
+  for (Ticket* ticket : tickets) {
+    const auto own_rows = static_cast<std::size_t>(ticket->rows);
+    const std::size_t end =
+        strings ? skip_strings(output.bytes(), offset, row_elements * own_rows) : offset + row_bytes * own_rows;
+    if (ticket->wanted[i] != 0) {
+      Tensor& slice = ticket->outputs[i];
+      slice.dtype = output.dtype;
+      slice.shape = output.shape;
+      slice.shape.set(0, ticket->rows);
+      slice.block = copies.take();
+      slice.data = output.data + offset;
+      slice.size = end - offset;
+    }
+    offset = end;
+  }
+}
+
+}  // namespace
+
+Status gather(std::span<Ticket* const> tickets, Pool& pool, std::vector<Tensor>& inputs) {
+  HEADRACE_CHECK(!tickets.empty());
+  inputs.clear();
+  inputs.resize(tickets.front()->inputs.size());
+  Status status;
+  if (tickets.size() == 1) {
+    status = gather_one(*tickets.front(), pool, inputs);
+  } else {
+    for (std::size_t i = 0; i < inputs.size() && status.ok(); ++i) {
+      status = gather_input(tickets, i, pool, inputs[i]);
+    }
+  }
+  if (!status.ok()) inputs.clear();
+  return status;
+}
+
+void wanted_outputs(std::span<Ticket* const> tickets, std::vector<std::uint8_t>& wanted) {
+  HEADRACE_CHECK(!tickets.empty());
+  wanted = tickets.front()->wanted;
+  for (const Ticket* ticket : tickets.subspan(1)) {
+    HEADRACE_CHECK(ticket->wanted.size() == wanted.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] |= ticket->wanted[i];
+  }
+}
+
+Status scatter(std::span<Ticket* const> tickets, std::int64_t rows, bool batched, std::span<const Tensor> outputs,
+               std::span<const std::string> output_names) {
+  HEADRACE_CHECK(!tickets.empty() && (batched || tickets.size() == 1) && output_names.size() == outputs.size());
+  std::int64_t sum = 0;
+  for (const Ticket* ticket : tickets) {
+    HEADRACE_CHECK(ticket->rows >= 0 && ticket->wanted.size() == outputs.size());
+    sum += ticket->rows;
+  }
+  HEADRACE_CHECK(!batched || sum == rows);
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (!outputs[i]) {
+      if (anyone_wants(tickets, i)) return internal_error("the runtime gave no output '" + output_names[i] + "'");
+    } else if (batched) {
+      Status status = check_rows(outputs[i], rows, output_names[i]);
+      if (!status.ok()) return status;
+    }
+  }
+  for (Ticket* ticket : tickets) {
+    ticket->outputs.clear();
+    ticket->outputs.resize(outputs.size());
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (!outputs[i]) continue;
+    if (batched) {
+      scatter_output(tickets, rows, i, outputs[i]);
+    } else if (tickets.front()->wanted[i] != 0) {
+      tickets.front()->outputs[i] = outputs[i];
+    }
+  }
+  return {};
+}
+
+}  // namespace headrace
