@@ -85,7 +85,7 @@ Status check_rows(const Tensor& output, std::int64_t rows, const std::string& na
   if (output.dtype == DType::kBytes) {
     const Status strings = check_bytes_tensor(output.bytes(), *elements);
     if (!strings.ok()) return internal_error("output '" + name + "': " + strings.message());
-  } else if (output.size != *elements * element_size(output.dtype)) {
+  } else if (output.size != tensor_bytes(output.dtype, output.shape.dims())) {
     return internal_error("output '" + name + "' of shape " + output.shape.to_string() + " has " +
                           std::to_string(output.size) + " bytes");
   }
