@@ -24,6 +24,7 @@ struct TensorSpec {
   std::vector<std::int64_t> dims;    // as the model states them, batch dimension included; -1 where any size goes
   std::vector<std::string> symbols;  // per dimension: the model's name for it, "" if it has none
   bool optional = false;             // an input with a default (ONNX: also an initializer)
+  bool any_rank = false;             // the model states no shape at all: `dims` is empty and any shape goes
 };
 
 struct Signature {

@@ -1,0 +1,20 @@
+// One loaded ONNX model: runs batches, with inputs bound where they lie and outputs written straight into pooled blocks
+// wherever their shapes can be told beforehand.
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+#include "backend/onnx_file.h"
+#include "backend/ort_library.h"
+
+namespace headrace {
+
+namespace ort {
+using SessionHandle = Owned<Session, ReleaseSession>;
+}  // namespace ort
+
+std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
+                                          const OnnxFile& file);
+
+}  // namespace headrace

@@ -1,0 +1,41 @@
+#include "backend/registry.h"
+
+#include <array>
+#include <utility>
+
+#include "backend/echo.h"
+#include "backend/onnxruntime.h"
+
+namespace headrace {
+
+namespace {
+
+struct Row {
+  std::string_view name;
+  Result<std::shared_ptr<Backend>> (*open)(const BackendOptions& options);
+};
+
+constexpr std::array kRows{
+    Row{"onnxruntime", &open_onnxruntime},
+    Row{"echo", &open_echo},
+};
+
+}  // namespace
+
+Result<std::shared_ptr<Backend>> open_backend(std::string_view name, const BackendOptions& options) {
+  std::string known;
+  for (const Row& row : kRows) {
+    if (row.name == name) return row.open(options);
+    known += (known.empty() ? "" : ", ") + std::string(row.name);
+  }
+  return Status(Code::kNotFound, "There is no backend '" + std::string(name) + "'; the known ones are: " + known +
+                                     " (config.pbtxt: backend).");
+}
+
+std::vector<std::string_view> backend_names() {
+  std::vector<std::string_view> names;
+  for (const Row& row : kRows) names.push_back(row.name);
+  return names;
+}
+
+}  // namespace headrace
