@@ -1,0 +1,16 @@
+"""Prints docs/configuration.md: the table of settings that config.py holds, with a word of introduction."""
+
+from headrace import config
+
+INTRODUCTION = """# Configuration
+
+Written from `python/headrace/config.py` by `make docs`; change it there.
+
+A value comes from a TOML file (`--config FILE` or `HEADRACE_CONFIG`), from the environment, or from a flag; the later
+wins. Sizes are bytes and take KiB, MiB and GiB. "When full" is what a caller sees: a status of gRPC and one of HTTP.
+What a model's own `config.pbtxt` says is in [operating](operating.md).
+"""
+
+if __name__ == "__main__":
+    print(INTRODUCTION)
+    print(config.markdown().rstrip())
