@@ -76,6 +76,7 @@ struct Ticket : Completion {
 
   // Owned by batching and schedule, under the scheduler's lock.
   TicketState state = TicketState::kNew;
+  std::uint32_t lane = 0;  // that runs it
   void* model = nullptr;  // the scheduler's entry
   Ticket* queue_prev = nullptr;
   Ticket* queue_next = nullptr;

@@ -7,7 +7,10 @@
 // starves.
 //
 // A ticket that is cancelled, or whose deadline passes, is answered at once, queued or running. A running one keeps its
-// place in its batch (its rows are in it) under a second reference, which finish() gives up.
+// place in its batch (its rows are in it) under a second reference, which the lane gives up after release().
+//
+// Cost: O(log) of the models with work, whatever the number loaded; nothing at all for a ticket that joins a model
+// whose turn does not change by it.
 #pragma once
 
 #include <cstdint>
@@ -36,20 +39,32 @@ class Dispatcher {
  public:
   struct Entry;  // a model's place in the dispatcher
 
-  // A batch in the hands of a lane.
+  // A batch in the hands of a lane. The lane uses one object again and again.
   struct Assignment {
     Entry* entry = nullptr;        // null: nothing to do
     std::vector<Ticket*> tickets;  // in order
     std::int64_t rows = 0;
-    Interrupt* interrupt = nullptr;  // asked to stop when every ticket of the batch is gone
+    Interrupt* interrupt = nullptr;  // asked to stop when every ticket of the batch is gone; fresh for each batch
     Nanos ask_again = kNever;        // when nothing: the time at which there may be something
+    // After release: tickets that were answered before they were settled, each with the batch's reference.
+    std::vector<Ticket*> gone;
+
+    Assignment() = default;
+    Assignment(const Assignment&) = delete;
+    Assignment& operator=(const Assignment&) = delete;
+    ~Assignment() { drop_gone(); }
+    // Gives these references up; a last one deletes its ticket. Best without the scheduler's lock, since it frees
+    // memory; the next take() and the end of the assignment do it too.
+    void drop_gone();
   };
 
   explicit Dispatcher(int lanes);
   ~Dispatcher();
 
+  // A model that at most max_lanes lanes run at a time. `model` is the caller's own.
   Entry* add(std::string name, BatchingPolicy policy, int max_lanes, void* model);
-  // No new tickets; returns the queued ones (now DONE) for the caller to complete. The entry lives until erase.
+  // No new tickets; returns the queued ones (DONE with UNAVAILABLE) for the caller to complete. The entry lives until
+  // erase.
   TicketChain close(Entry* entry);
   bool idle(const Entry* entry) const;  // nothing queued, nothing running
   void erase(Entry* entry);             // must be idle
@@ -57,18 +72,21 @@ class Dispatcher {
 
   // Refused: the ticket is untouched (queue full; closed: UNAVAILABLE; already past its deadline: DEADLINE_EXCEEDED).
   Status submit(Entry* entry, Ticket* ticket, Nanos now);
-  // The next batch for a free lane.
+  // The next batch for a free lane. It does not look at deadlines: call expire(now) first, so that what is late never
+  // reaches the runtime.
   void take(int lane, Nanos now, Assignment& out);
   // Of the batch's tickets [from, to), those still running: what a rerun by halves goes on with. Expired ones are gone
   // already.
   void still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) const;
-  // The tickets of `tickets` are done: each still running one becomes DONE and joins the chain; one that was answered
-  // before loses the batch's reference.
+  // The tickets of `tickets` are done: each still running one becomes DONE and joins the chain, in order. One that was
+  // answered before is only noted: its memory stays valid until release. When nobody waits for those that are left, the
+  // interrupt is asked for.
   TicketChain settle(Entry* entry, std::span<Ticket* const> tickets);
-  // The lane is free again; all tickets of the assignment have been settled.
+  // The lane is free again; all tickets of the assignment have been settled. Empties the assignment but for `gone`.
   void release(int lane, Assignment& assignment);
 
-  // True: the ticket is DONE now with this status and the caller completes it. False: it was done already.
+  // True: the ticket is DONE now with this status and the caller completes it. False: it was done already, or was never
+  // taken in.
   bool cancel(Ticket* ticket, Status status);
   // Tickets whose deadline is at or before now, DONE with DEADLINE_EXCEEDED.
   TicketChain expire(Nanos now);
@@ -78,7 +96,8 @@ class Dispatcher {
   bool work_for_idle_lane(Nanos now) const;
   std::size_t queued(const Entry* entry) const;
   std::size_t queued_bytes(const Entry* entry) const;
-  std::size_t running(const Entry* entry) const;
+  std::size_t running(const Entry* entry) const;  // tickets in the hands of lanes, answered ones included
+  int running_lanes(const Entry* entry) const;
   int busy_lanes() const;
 
  private:

@@ -1,0 +1,64 @@
+// Finds the ShapeGroup of a ticket: exact comparison of what must agree, the last group found first, then a hash table.
+// Pure.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "batching/heap.h"
+#include "batching/request.h"
+
+namespace headrace {
+
+// Waiting tickets whose inputs agree, oldest first, linked by queue_prev and queue_next.
+struct ShapeGroup {
+  Ticket* head = nullptr;
+  Ticket* tail = nullptr;
+  std::int64_t load = 0;           // rows of all its tickets, each counted as 1 .. max_batch_size
+  bool preferred_reached = false;  // tickets at the head reach a preferred size exactly
+
+  std::uint32_t due_place = kNoPlace;
+  std::uint32_t waiting_place = kNoPlace;
+
+  // Owned by ShapeGroups.
+  std::vector<std::int64_t> key;  // for each input: dtype and rank in one word, then its dimensions but the first
+  std::size_t inputs = 0;
+  std::uint64_t hash = 0;
+  ShapeGroup* next_in_bucket = nullptr;
+  ShapeGroup* idle_prev = nullptr;
+  ShapeGroup* idle_next = nullptr;
+};
+
+class ShapeGroups {
+ public:
+  // Empty groups kept: a model's usual shapes cost no allocation, and a stream of new shapes cannot grow memory.
+  static constexpr std::size_t kMaxIdle = 32;
+
+  ShapeGroups();
+  ~ShapeGroups();
+  ShapeGroups(const ShapeGroups&) = delete;
+  ShapeGroups& operator=(const ShapeGroups&) = delete;
+
+  // The group that this ticket belongs to; made when there is none. A ticket must join it, or retire() it again.
+  ShapeGroup* find(const Ticket& ticket);
+  // The group has lost its last ticket.
+  void retire(ShapeGroup* group);
+  std::size_t size() const { return count_; }
+
+ private:
+  ShapeGroup* make(const Ticket& ticket, std::uint64_t hash);
+  void insert(ShapeGroup* group);
+  void unlink(ShapeGroup* group);
+  void leave_idle(ShapeGroup* group);
+
+  std::vector<ShapeGroup*> buckets_;  // a power of two of them
+  std::size_t count_ = 0;
+  ShapeGroup* recent_ = nullptr;
+  ShapeGroup* idle_first_ = nullptr;  // the longest empty first
+  ShapeGroup* idle_last_ = nullptr;
+  std::size_t idle_ = 0;
+};
+
+}  // namespace headrace

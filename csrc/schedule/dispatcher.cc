@@ -1,0 +1,302 @@
+#include "schedule/dispatcher.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "base/check.h"
+#include "batching/heap.h"
+
+namespace headrace {
+
+void TicketChain::append(Ticket* ticket) {
+  ticket->next = nullptr;
+  if (last != nullptr) {
+    last->next = ticket;
+  } else {
+    first = ticket;
+  }
+  last = ticket;
+  ++count;
+}
+
+void TicketChain::append(TicketChain other) {
+  if (other.first == nullptr) return;
+  if (last != nullptr) {
+    last->next = other.first;
+  } else {
+    first = other.first;
+  }
+  last = other.last;
+  count += other.count;
+}
+
+void Dispatcher::Assignment::drop_gone() {
+  for (Ticket* ticket : gone) {
+    if (ticket->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete ticket;
+  }
+  gone.clear();
+}
+
+struct Dispatcher::Entry {
+  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner)
+      : queue(std::move(name), std::move(policy)), max_lanes(most_lanes), model(owner) {}
+
+  Queue queue;
+  int max_lanes;
+  void* model;
+  int lanes = 0;            // that run it now
+  std::size_t running = 0;  // tickets that these lanes have not settled
+  bool closed = false;
+  std::uint32_t ready_place = kNoPlace;
+  std::uint32_t timed_place = kNoPlace;
+};
+
+namespace {
+
+struct Lane {
+  Dispatcher::Entry* entry = nullptr;
+  std::size_t unsettled = 0;
+  std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
+  std::optional<Interrupt> interrupt;
+  std::vector<Ticket*> gone;
+};
+
+}  // namespace
+
+struct Dispatcher::Impl {
+  std::vector<Lane> lanes;
+  std::vector<std::unique_ptr<Entry>> entries;
+  // Models that a free lane may run now, by the age of the oldest ticket of their next batch.
+  PlacedHeap<Entry, std::uint64_t, &Entry::ready_place> ready;
+  // Models with a batch that waits for its queue delay, by the time when it is due. A model may be in both.
+  PlacedHeap<Entry, Nanos, &Entry::timed_place> timed;
+  DeadlineHeap deadlines;
+  std::uint64_t next_sequence = 0;
+  Nanos now = 0;  // the latest heard of
+  int busy = 0;
+
+  explicit Impl(int count) : lanes(static_cast<std::size_t>(count)) {}
+
+  Lane& lane(int index) {
+    HEADRACE_CHECK(index >= 0 && static_cast<std::size_t>(index) < lanes.size());
+    return lanes[static_cast<std::size_t>(index)];
+  }
+
+  // Something about the entry has changed: where does it stand? With a `now` that has since passed it may be filed as
+  // waiting for a time that has come, which take() sees.
+  void file(Entry* entry) {
+    std::uint64_t sequence = kNoSequence;
+    Nanos ripens = kNever;
+    if (entry->lanes < entry->max_lanes && !entry->queue.empty()) {
+      sequence = entry->queue.oldest_due(now);
+      ripens = entry->queue.ripens();
+    }
+    if (sequence != kNoSequence) {
+      ready.set(entry, sequence);
+    } else {
+      ready.remove(entry);
+    }
+    if (ripens != kNever && ripens > now) {
+      timed.set(entry, ripens);
+    } else {
+      timed.remove(entry);
+    }
+  }
+
+  // Ends a queued or running ticket before its time; the caller has set its status.
+  void end_early(Ticket* ticket) {
+    if (ticket->state == TicketState::kQueued) {
+      auto* entry = static_cast<Entry*>(ticket->model);
+      entry->queue.remove(ticket);
+      ticket->state = TicketState::kDone;
+      file(entry);
+      return;
+    }
+    HEADRACE_CHECK(ticket->state == TicketState::kRunning);
+    ticket->state = TicketState::kDone;
+    ticket->references.fetch_add(1, std::memory_order_relaxed);
+    Lane& runner = lanes[ticket->lane];
+    if (--runner.wanted == 0) runner.interrupt->request();
+  }
+};
+
+Dispatcher::Dispatcher(int lanes) : impl_(std::make_unique<Impl>(std::max(lanes, 0))) { HEADRACE_CHECK(lanes > 0); }
+
+Dispatcher::~Dispatcher() {
+  for (const auto& entry : impl_->entries) HEADRACE_CHECK(idle(entry.get()));
+}
+
+Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model) {
+  HEADRACE_CHECK(max_lanes > 0);
+  impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model));
+  return impl_->entries.back().get();
+}
+
+TicketChain Dispatcher::close(Entry* entry) {
+  entry->closed = true;
+  TicketChain chain;
+  for (Ticket* ticket = entry->queue.clear(); ticket != nullptr;) {
+    Ticket* next = ticket->queue_next;
+    ticket->queue_prev = ticket->queue_next = nullptr;
+    ticket->state = TicketState::kDone;
+    ticket->status = Status(Code::kUnavailable, "model '" + entry->queue.model_name() + "' is being unloaded");
+    impl_->deadlines.remove(ticket);
+    chain.append(ticket);
+    ticket = next;
+  }
+  impl_->file(entry);
+  return chain;
+}
+
+bool Dispatcher::idle(const Entry* entry) const { return entry->queue.empty() && entry->lanes == 0; }
+
+void Dispatcher::erase(Entry* entry) {
+  HEADRACE_CHECK(idle(entry));
+  auto& entries = impl_->entries;
+  const auto found =
+      std::find_if(entries.begin(), entries.end(), [entry](const auto& each) { return each.get() == entry; });
+  HEADRACE_CHECK(found != entries.end());
+  entries.erase(found);
+}
+
+void* Dispatcher::model(const Entry* entry) { return entry->model; }
+
+Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
+  HEADRACE_CHECK(ticket->state == TicketState::kNew);
+  impl_->now = std::max(impl_->now, now);
+  const std::string& name = entry->queue.model_name();
+  if (entry->closed) return {Code::kUnavailable, "model '" + name + "' is being unloaded"};
+  if (ticket->deadline <= now) {
+    return {Code::kDeadlineExceeded,
+            "the deadline had passed before the request reached the queue of model '" + name + "'"};
+  }
+  Status status = entry->queue.push(ticket, impl_->now, impl_->next_sequence);
+  if (!status.ok()) return status;
+  ++impl_->next_sequence;
+  ticket->model = entry;
+  if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
+  impl_->file(entry);
+  return status;
+}
+
+void Dispatcher::take(int lane, Nanos now, Assignment& out) {
+  out.drop_gone();
+  out.entry = nullptr;
+  out.tickets.clear();
+  out.rows = 0;
+  out.interrupt = nullptr;
+  out.ask_again = kNever;
+  Lane& runner = impl_->lane(lane);
+  HEADRACE_CHECK(runner.entry == nullptr);
+  impl_->now = std::max(impl_->now, now);
+  while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
+  if (impl_->ready.empty()) {
+    if (!impl_->timed.empty()) out.ask_again = impl_->timed.top_key();
+    return;
+  }
+  Entry* entry = impl_->ready.top();
+  const Batch batch = entry->queue.take(impl_->now);
+  HEADRACE_CHECK(batch.first != nullptr);
+  for (Ticket* ticket = batch.first; ticket != nullptr;) {
+    Ticket* next = ticket->queue_next;
+    ticket->queue_prev = ticket->queue_next = nullptr;
+    ticket->lane = static_cast<std::uint32_t>(lane);
+    out.tickets.push_back(ticket);
+    ticket = next;
+  }
+  runner.entry = entry;
+  runner.unsettled = runner.wanted = batch.tickets;
+  runner.interrupt.emplace();
+  entry->running += batch.tickets;
+  ++entry->lanes;
+  ++impl_->busy;
+  impl_->file(entry);
+  out.entry = entry;
+  out.rows = batch.rows;
+  out.interrupt = &*runner.interrupt;
+}
+
+void Dispatcher::still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) const {
+  out.clear();
+  for (Ticket* ticket : tickets) {
+    if (ticket->state == TicketState::kRunning) out.push_back(ticket);
+  }
+}
+
+TicketChain Dispatcher::settle(Entry* entry, std::span<Ticket* const> tickets) {
+  TicketChain chain;
+  if (tickets.empty()) return chain;
+  Lane& runner = impl_->lanes[tickets.front()->lane];
+  HEADRACE_CHECK(runner.entry == entry && runner.unsettled >= tickets.size());
+  for (Ticket* ticket : tickets) {
+    if (ticket->state == TicketState::kRunning) {
+      ticket->state = TicketState::kDone;
+      impl_->deadlines.remove(ticket);
+      chain.append(ticket);
+    } else {
+      runner.gone.push_back(ticket);
+    }
+  }
+  runner.unsettled -= tickets.size();
+  runner.wanted -= chain.count;
+  entry->running -= tickets.size();
+  if (runner.wanted == 0 && runner.unsettled > 0) runner.interrupt->request();
+  return chain;
+}
+
+void Dispatcher::release(int lane, Assignment& assignment) {
+  Lane& runner = impl_->lane(lane);
+  Entry* entry = runner.entry;
+  HEADRACE_CHECK(entry != nullptr && entry == assignment.entry && runner.unsettled == 0);
+  assignment.drop_gone();
+  assignment.gone.swap(runner.gone);
+  assignment.entry = nullptr;
+  assignment.tickets.clear();
+  assignment.interrupt = nullptr;
+  runner.entry = nullptr;
+  --entry->lanes;
+  --impl_->busy;
+  impl_->file(entry);
+}
+
+bool Dispatcher::cancel(Ticket* ticket, Status status) {
+  if (ticket->state != TicketState::kQueued && ticket->state != TicketState::kRunning) return false;
+  ticket->status = std::move(status);
+  impl_->deadlines.remove(ticket);
+  impl_->end_early(ticket);
+  return true;
+}
+
+TicketChain Dispatcher::expire(Nanos now) {
+  impl_->now = std::max(impl_->now, now);
+  TicketChain chain;
+  while (impl_->deadlines.next() <= now) {
+    Ticket* ticket = impl_->deadlines.pop();
+    const std::string& name = static_cast<Entry*>(ticket->model)->queue.model_name();
+    const bool queued = ticket->state == TicketState::kQueued;
+    const Nanos waited = (queued ? now : ticket->time.started) - ticket->time.queued;
+    std::string text = "the deadline passed ";
+    text +=
+        queued ? "in the queue of model '" + name + "', after " : "while model '" + name + "' ran the request, after ";
+    text += std::to_string(waited / kMillisecond);
+    text += queued ? " ms there" : " ms in its queue";
+    ticket->status = Status(Code::kDeadlineExceeded, std::move(text));
+    impl_->end_early(ticket);
+    chain.append(ticket);
+  }
+  return chain;
+}
+
+Nanos Dispatcher::next_deadline() const { return impl_->deadlines.next(); }
+
+bool Dispatcher::work_for_idle_lane(Nanos now) const {
+  return !impl_->ready.empty() || (!impl_->timed.empty() && impl_->timed.top_key() <= now);
+}
+
+std::size_t Dispatcher::queued(const Entry* entry) const { return entry->queue.size(); }
+std::size_t Dispatcher::queued_bytes(const Entry* entry) const { return entry->queue.bytes(); }
+std::size_t Dispatcher::running(const Entry* entry) const { return entry->running; }
+int Dispatcher::running_lanes(const Entry* entry) const { return entry->lanes; }
+int Dispatcher::busy_lanes() const { return impl_->busy; }
+
+}  // namespace headrace
