@@ -22,7 +22,9 @@ class Floor(NamedTuple):
 NATIVE = (
     Floor(0, ("base",), "error, clock, sync, check: a closed list"),
     Floor(1, ("memory",), "bytes and where they are: pool, budget, tensor, device"),
-    Floor(2, ("wire", "backend", "batching"), "bytes <-> calls | a batch through a runtime | who forms a batch, and when"),
+    Floor(
+        2, ("wire", "backend", "batching"), "bytes <-> calls | a batch through a runtime | who is in a batch, and when"
+    ),
     Floor(3, ("schedule",), "the threads: lanes, timer, worker; who runs where, next"),
     Floor(4, ("engine",), "the whole core seen from outside: load, submit, cancel, drain, snapshot"),
     Floor(5, ("front",), "the only place where protocol meets engine"),
@@ -34,13 +36,14 @@ PYTHON = (
     Floor(0, ("errors", "_proto"), "one table of statuses | the wire's messages"),
     Floor(1, ("config",), "the only defaults, and where each value came from"),
     Floor(2, ("engine", "tracing", "metrics"), "the asyncio face of the core, the only importer of _core"),
-    Floor(3, ("router", "model_config"), "names and versions -> models | config.pbtxt and its completion"),
-    Floor(4, ("repository", "rollout"), "what is on disk -> what is served"),
-    Floor(5, ("service",), "every operation, neutral of protocol"),
-    Floor(6, ("grpc_server", "http_gateway"), "one door each"),
-    Floor(7, ("listener",), "sockets, TLS, and which door a connection belongs to"),
-    Floor(8, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(9, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(3, ("model_config",), "config.pbtxt, and what the model completes of it"),
+    Floor(4, ("router",), "names, versions, labels -> the catalog that the core resolves"),
+    Floor(5, ("repository", "rollout"), "what is on disk -> what is served"),
+    Floor(6, ("service",), "every operation, neutral of protocol"),
+    Floor(7, ("grpc_server", "http_gateway"), "one door each"),
+    Floor(8, ("listener",), "sockets, TLS, and which door a connection belongs to"),
+    Floor(9, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(10, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.
@@ -53,7 +56,7 @@ NARROWER = {
     "bench": {"errors", "config", "_proto", "client"},
 }
 
-# The package's two fronts of names: `import headrace` shows Server and the version, `python -m headrace` is the command.
+# The package's fronts: `import headrace` shows Server and the version, `python -m headrace` is the command.
 FRONTS = {"__init__": {"server", "engine"}, "__main__": {"cli"}}
 
 
@@ -83,7 +86,7 @@ def may_import(module: str, used: str) -> bool:
 
 
 def picture(present: set[str] | None = None) -> str:
-    """The drawing, top floor first. With `present`, only these names (and what of the plan is not built yet is left out)."""
+    """The drawing, top floor first. With `present`, what of the plan is not built yet is left out."""
     lines = ["```text"]
     for title, floors in (("python/headrace", PYTHON), ("csrc", NATIVE)):
         lines.append(f"{title + ' ':-<118}")
