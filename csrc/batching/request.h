@@ -58,6 +58,9 @@ struct Ticket : Completion {
   CompletionSink* sink = nullptr;
   std::uint64_t cookie_slot = 0;     // the sink's own: which connection (slot and generation)
   std::uint64_t cookie_call = 0;     // the sink's own: which call on it
+  void* cookie_model = nullptr;      // the sink's own: the model that it was admitted to
+  void* cookie_hold = nullptr;       // the sink's own: what keeps that model's object alive
+  std::size_t cookie_bytes = 0;      // the sink's own: size of the request
   std::vector<Tensor> inputs;        // in the signature's order
   std::vector<std::uint8_t> wanted;  // one flag per output of the signature
   std::int64_t rows = 1;             // dimension 0 of its inputs; 1 where the model is not batched

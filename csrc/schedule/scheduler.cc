@@ -147,6 +147,11 @@ void Scheduler::run_lane(int index) {
   mutex_.lock();
   while (!stopping_) {
     const Nanos now = clock_.now();
+    if (dispatcher_.next_deadline() <= now) {
+      // What is late never reaches the runtime, even if the timer thread has not come to it yet.
+      answer_expired(now);
+      continue;
+    }
     dispatcher_.take(index, now, assignment);
     if (assignment.entry == nullptr) {
       lane.asleep = true;
@@ -172,20 +177,29 @@ void Scheduler::run_lane(int index) {
     lane.interrupt = nullptr;
     dispatcher_.release(index, assignment);
     if (watchers_ != 0) quiet_.notify_all();
+    if (!assignment.gone.empty()) {
+      mutex_.unlock();
+      assignment.drop_gone();
+      mutex_.lock();
+    }
   }
   mutex_.unlock();
+}
+
+void Scheduler::answer_expired(Nanos now) {
+  const TicketChain chain = dispatcher_.expire(now);
+  in_flight_ -= chain.count;
+  if (watchers_ != 0) quiet_.notify_all();
+  mutex_.unlock();
+  deliver(chain);
+  mutex_.lock();
 }
 
 void Scheduler::run_timer() {
   mutex_.lock();
   while (!stopping_) {
-    TicketChain chain = dispatcher_.expire(clock_.now());
-    if (chain.first != nullptr) {
-      in_flight_ -= chain.count;
-      if (watchers_ != 0) quiet_.notify_all();
-      mutex_.unlock();
-      deliver(chain);
-      mutex_.lock();
+    if (const Nanos now = clock_.now(); dispatcher_.next_deadline() <= now) {
+      answer_expired(now);
       continue;
     }
     timer_time_ = dispatcher_.next_deadline();

@@ -75,7 +75,8 @@ class Scheduler final : private Ledger {
 
   void run_lane(int index);
   void run_timer();
-  Lane* wake_one() HEADRACE_REQUIRES(mutex_);  // null when no lane sleeps; the caller notifies it
+  void answer_expired(Nanos now) HEADRACE_REQUIRES(mutex_);  // gives the mutex up while it calls the sinks
+  Lane* wake_one() HEADRACE_REQUIRES(mutex_);                // null when no lane sleeps; the caller notifies it
 
   void still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) override;
   TicketChain settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) override;

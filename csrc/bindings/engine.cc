@@ -1,0 +1,206 @@
+// Engine, Model, Catalog.
+#include <utility>
+
+#include "bindings/bindings.h"
+
+namespace headrace::bindings {
+namespace {
+
+EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const std::string& onnxruntime_library) {
+  if (lanes < 1 || compute_threads < 1) raise(invalid_argument("lanes and compute_threads must be at least 1"));
+  EngineOptions options;
+  options.lanes = lanes;
+  options.pool.cap = required<std::size_t>(limits, "pool_bytes");
+  options.pool.retain = required<std::size_t>(limits, "pool_retain_bytes");
+  options.inflight_bytes = required<std::size_t>(limits, "process_inflight_bytes");
+  options.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
+  options.onnxruntime_library = onnxruntime_library;
+  return {std::make_shared<Engine>(options), std::move(limits)};
+}
+
+ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
+  ModelSpec spec;
+  SessionOptions& s = spec.session;
+  s.intra_op_threads = optional(session, "intra_op_threads", s.intra_op_threads);
+  s.inter_op_threads = optional(session, "inter_op_threads", s.inter_op_threads);
+  s.parallel_execution = optional(session, "parallel_execution", s.parallel_execution);
+  s.graph_optimization_level = optional(session, "graph_optimization_level", s.graph_optimization_level);
+  s.memory_arena = optional(session, "memory_arena", s.memory_arena);
+  s.memory_pattern = optional(session, "memory_pattern", s.memory_pattern);
+  s.config_entries = optional(session, "config_entries", s.config_entries);
+  BatchingPolicy& b = spec.batching;
+  spec.batching_decided = optional(batching, "decided", false);
+  b.max_batch_size = optional<std::int64_t>(batching, "max_batch_size", 0);
+  b.dynamic_batching = optional(batching, "dynamic_batching", false);
+  b.preferred_batch_sizes = optional(batching, "preferred_batch_sizes", b.preferred_batch_sizes);
+  b.max_queue_delay = optional<Nanos>(batching, "max_queue_delay_ns", 0);
+  b.max_queue_size = optional(batching, "max_queue_size", b.max_queue_size);
+  b.max_queue_bytes = optional(batching, "max_queue_bytes", b.max_queue_bytes);
+  spec.max_lanes = optional(batching, "max_lanes", 0);
+  return spec;
+}
+
+py::dict duration(const DurationStats& stats) {
+  py::dict row;
+  row["count"] = stats.count;
+  row["ns"] = stats.ns;
+  return row;
+}
+
+py::dict model_stats(const ModelSnapshot& model) {
+  py::dict row;
+  row["name"] = model.name;
+  row["version"] = model.version;
+  row["inference_count"] = model.stats.inference_count;
+  row["execution_count"] = model.stats.execution_count;
+  row["last_inference_ms"] = model.last_inference_ms;
+  row["success"] = duration(model.stats.success);
+  row["fail"] = duration(model.stats.fail);
+  row["cancel"] = duration(model.stats.cancel);
+  row["reject"] = duration(model.stats.reject);
+  row["queue"] = duration(model.stats.queue);
+  row["compute_input"] = duration(model.stats.compute_input);
+  row["compute_infer"] = duration(model.stats.compute_infer);
+  row["compute_output"] = duration(model.stats.compute_output);
+  py::list batches;
+  for (const auto& [size, stats] : model.stats.batches) {
+    py::dict batch;
+    batch["batch_size"] = size;
+    batch["compute_input"] = duration(stats.compute_input);
+    batch["compute_infer"] = duration(stats.compute_infer);
+    batch["compute_output"] = duration(stats.compute_output);
+    batches.append(batch);
+  }
+  row["batch_stats"] = batches;
+  row["queued"] = model.depth.queued;
+  row["queued_bytes"] = model.depth.queued_bytes;
+  row["running"] = model.depth.running;
+  return row;
+}
+
+py::dict snapshot(const EngineHandle& self) {
+  Snapshot data;
+  {
+    py::gil_scoped_release release;
+    data = self.engine->snapshot();
+  }
+  py::dict pool;
+  pool["cap"] = data.pool.cap;
+  pool["bytes_in_use"] = data.pool.bytes_in_use;
+  pool["bytes_in_use_peak"] = data.pool.bytes_in_use_peak;
+  pool["bytes_retained"] = data.pool.bytes_retained;
+  pool["blocks_in_use"] = data.pool.blocks_in_use;
+  pool["allocations"] = data.pool.allocations;
+  pool["reuses"] = data.pool.reuses;
+  pool["refusals"] = data.pool.refusals;
+  py::list models;
+  for (const ModelSnapshot& model : data.models) models.append(model_stats(model));
+  py::dict all;
+  all["pool"] = pool;
+  all["inflight_bytes"] = data.inflight_bytes;
+  all["inflight_bytes_peak"] = data.inflight_bytes_peak;
+  all["tickets"] = data.tickets;
+  all["lanes"] = data.lanes;
+  all["lanes_busy"] = data.lanes_busy;
+  all["models"] = models;
+  return all;
+}
+
+py::list tensor_infos(const std::vector<TensorSpec>& specs) {
+  py::list rows;
+  for (const TensorSpec& spec : specs) {
+    py::dict row;
+    row["name"] = spec.name;
+    row["datatype"] = std::string(dtype_name(spec.dtype));
+    row["shape"] = spec.dims;
+    row["optional"] = spec.optional;
+    rows.append(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+void bind_engine(py::module_& module) {
+  py::class_<ModelHandle>(module, "Model")
+      .def_property_readonly("name", [](const ModelHandle& self) { return self.model->name; })
+      .def_property_readonly("version", [](const ModelHandle& self) { return self.model->version; })
+      .def_property_readonly("backend", [](const ModelHandle& self) { return self.model->backend; })
+      .def_property_readonly("inputs",
+                             [](const ModelHandle& self) { return tensor_infos(self.model->signature.inputs); })
+      .def_property_readonly("outputs",
+                             [](const ModelHandle& self) { return tensor_infos(self.model->signature.outputs); })
+      .def_property_readonly("metadata", [](const ModelHandle& self) { return self.model->signature.metadata; })
+      .def_property_readonly("max_batch_size",
+                             [](const ModelHandle& self) { return self.model->policy.max_batch_size; })
+      .def_property_readonly("dynamic_batching",
+                             [](const ModelHandle& self) { return self.model->policy.dynamic_batching; })
+      .def_property_readonly("batching_reason", [](const ModelHandle& self) { return self.model->batching_reason; })
+      .def_property_readonly("intra_op_threads", [](const ModelHandle& self) { return self.model->intra_op_threads; })
+      .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
+
+  py::class_<CatalogHandle>(module, "Catalog")
+      .def(py::init<>())
+      .def("add",
+           [](CatalogHandle& self, const std::string& name, const std::string& version, const ModelHandle& model) {
+             self.engine = model.engine;
+             self.catalog->add(name, version, model.model);
+           })
+      .def("add_unavailable", [](CatalogHandle& self, const std::string& name, const std::string& version,
+                                 const std::string& reason) { self.catalog->add_unavailable(name, version, reason); });
+
+  py::class_<EngineHandle>(module, "Engine")
+      .def(py::init(&make_engine), py::kw_only(), py::arg("limits"), py::arg("lanes"), py::arg("compute_threads"),
+           py::arg("onnxruntime_library"))
+      .def("backend_version", [](const EngineHandle& self,
+                                 const std::string& name) { return take(self.engine->backend(name))->version(); })
+      .def(
+          "load",
+          [](const EngineHandle& self, const std::string& name, std::int64_t version, const std::string& backend,
+             const std::string& model_file, const std::string& model_dir, const py::dict& session,
+             const py::dict& batching) {
+            ModelSpec spec = make_spec(session, batching);
+            spec.name = name;
+            spec.version = version;
+            spec.backend = backend;
+            spec.model_file = model_file;
+            spec.model_dir = model_dir;
+            Result<std::shared_ptr<Model>> model = [&] {
+              py::gil_scoped_release release;
+              return self.engine->load(spec);
+            }();
+            return ModelHandle{self.engine, take(std::move(model))};
+          },
+          py::kw_only(), py::arg("name"), py::arg("version"), py::arg("backend"), py::arg("model_file"),
+          py::arg("model_dir"), py::arg("session"), py::arg("batching"))
+      .def("unload",
+           [](const EngineHandle& self, const ModelHandle& model) {
+             py::gil_scoped_release release;
+             self.engine->unload(model.model);
+           })
+      .def("publish",
+           [](const EngineHandle& self, CatalogHandle& catalog) {
+             // The handle gets an empty one: what is published never changes.
+             self.engine->publish(std::exchange(catalog.catalog, std::make_shared<Catalog>()));
+           })
+      .def("snapshot", &snapshot)
+      .def("take_log",
+           [](const EngineHandle& self) {
+             py::list lines;
+             for (const LogLine& line : self.engine->take_log()) {
+               lines.append(py::make_tuple(static_cast<int>(line.level), line.where, line.message));
+             }
+             return lines;
+           })
+      .def("drain",
+           [](const EngineHandle& self, double seconds) {
+             py::gil_scoped_release release;
+             return self.engine->drain(self.engine->clock().now() + static_cast<Nanos>(seconds * 1e9));
+           })
+      .def("close", [](const EngineHandle& self) {
+        py::gil_scoped_release release;
+        self.engine->close();
+      });
+}
+
+}  // namespace headrace::bindings

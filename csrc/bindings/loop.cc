@@ -1,0 +1,286 @@
+// Loop and Connection: what a protocol object of an event loop calls.
+#include "front/loop.h"
+
+#include <chrono>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "front/connection.h"
+
+namespace headrace::bindings {
+namespace {
+
+// Work on more bytes than this is worth giving the GIL up for.
+constexpr std::size_t kReleaseGilBytes = 8 << 10;
+
+struct LoopHandle {
+  std::unique_ptr<Loop> loop;
+  py::object buffer;  // memoryview of the loop's read buffer
+  std::thread::id thread;
+
+  // A loop belongs to the thread that made it.
+  Loop& get() {
+    if (std::this_thread::get_id() != thread) {
+      throw std::runtime_error("a headrace._core.Loop may be used only on the thread that made it");
+    }
+    if (loop == nullptr) throw std::runtime_error("this headrace._core.Loop is closed");
+    return *loop;
+  }
+};
+
+struct ConnectionHandle {
+  std::shared_ptr<LoopHandle> loop;
+  std::uint64_t id = 0;
+
+  Connection* find() { return loop->loop == nullptr ? nullptr : loop->get().find(id); }
+};
+
+// A view of a pooled block for as long as Python holds it.
+struct BlockView {
+  Block block;
+  std::span<const std::byte> bytes;
+};
+
+Nanos nanos(const py::dict& limits, const char* key) { return static_cast<Nanos>(required<double>(limits, key) * 1e9); }
+
+std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<std::string> methods, bool access_log,
+                                      bool measure_steps) {
+  const py::dict& limits = engine.limits;
+  LoopOptions options;
+  options.grpc.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
+  options.grpc.max_header_bytes = required<std::size_t>(limits, "max_header_bytes");
+  options.grpc.max_concurrent_streams = required<std::uint32_t>(limits, "max_concurrent_streams");
+  options.grpc.max_inflight_bytes = required<std::size_t>(limits, "connection_inflight_bytes");
+  options.grpc.max_output_bytes = required<std::size_t>(limits, "max_output_bytes");
+  options.grpc.write_stall = nanos(limits, "write_stall_seconds");
+  options.grpc.message_stall = nanos(limits, "message_stall_seconds");
+  options.grpc.message_whole = nanos(limits, "message_whole_seconds");
+  options.grpc.idle = nanos(limits, "idle_seconds");
+  options.infer.max_tensors = required<std::size_t>(limits, "max_tensors");
+  options.infer.max_name_bytes = required<std::size_t>(limits, "max_name_bytes");
+  options.infer.max_dims = required<std::size_t>(limits, "max_dims");
+  options.infer.max_parameters = required<std::size_t>(limits, "max_parameters");
+  options.methods = std::move(methods);
+  options.access_log = access_log;
+  options.measure_steps = measure_steps;
+  auto handle = std::make_shared<LoopHandle>();
+  handle->loop = std::make_unique<Loop>(engine.engine, std::move(options));
+  handle->thread = std::this_thread::get_id();
+  const std::span<std::byte> buffer = handle->loop->read_buffer();
+  handle->buffer =
+      py::memoryview::from_memory(static_cast<void*>(buffer.data()), static_cast<py::ssize_t>(buffer.size()));
+  return handle;
+}
+
+py::list ready_list(const std::vector<Ready>& ready) {
+  py::list rows(ready.size());
+  for (std::size_t i = 0; i < ready.size(); ++i) rows[i] = py::make_tuple(ready[i].token, ready[i].bits);
+  return rows;
+}
+
+py::list access_list(Loop& loop, std::uint64_t& dropped) {
+  auto [entries, lost] = loop.take_access_log();
+  dropped = lost;
+  py::list rows;
+  for (const AccessEntry& entry : entries) {
+    py::dict row;
+    row["peer"] = entry.peer;
+    row["path"] = entry.path;
+    row["model"] = entry.model;
+    row["version"] = entry.version;
+    row["request_id"] = entry.request_id;
+    row["code"] = static_cast<int>(entry.code);
+    row["request_bytes"] = entry.request_bytes;
+    row["response_bytes"] = entry.response_bytes;
+    row["rows"] = entry.rows;
+    row["batch_rows"] = entry.batch_rows;
+    row["queue_ns"] = entry.queue_ns;
+    row["compute_ns"] = entry.compute_ns;
+    row["total_ns"] = entry.total_ns;
+    rows.append(row);
+  }
+  return rows;
+}
+
+// Bytes between views are joined; a view becomes a memoryview that holds its block.
+py::list take_output(ConnectionHandle& self) {
+  py::list rows;
+  Connection* connection = self.find();
+  if (connection == nullptr) return rows;
+  std::vector<wire::OutputChunk> chunks;
+  connection->take_output(chunks);
+  for (std::size_t i = 0; i < chunks.size();) {
+    if (chunks[i].block) {
+      rows.append(py::memoryview(py::cast(BlockView{std::move(chunks[i].block), chunks[i].bytes})));
+      ++i;
+      continue;
+    }
+    std::size_t size = 0;
+    std::size_t end = i;
+    for (; end < chunks.size() && !chunks[end].block; ++end) size += chunks[end].bytes.size();
+    py::object joined =
+        py::reinterpret_steal<py::object>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+    if (!joined) throw py::error_already_set();
+    char* at = PyBytes_AS_STRING(joined.ptr());
+    for (; i < end; ++i) {
+      std::memcpy(at, chunks[i].bytes.data(), chunks[i].bytes.size());
+      at += chunks[i].bytes.size();
+    }
+    rows.append(std::move(joined));
+  }
+  return rows;
+}
+
+py::list take_calls(ConnectionHandle& self) {
+  py::list rows;
+  Connection* connection = self.find();
+  if (connection == nullptr) return rows;
+  for (const OwnerCall& call : connection->take_calls()) {
+    py::list metadata;
+    for (const auto& [key, value] : call.metadata) {
+      const bool binary = key.size() > 4 && key.compare(key.size() - 4, 4, "-bin") == 0;
+      metadata.append(py::make_tuple(key, binary ? py::object(py::bytes(value)) : py::object(py::str(value))));
+    }
+    const auto* bytes = reinterpret_cast<const char*>(call.message.bytes.data());
+    rows.append(py::make_tuple(call.id, call.path, metadata, py::bytes(bytes, call.message.bytes.size())));
+  }
+  return rows;
+}
+
+unsigned receive(ConnectionHandle& self, std::span<const std::byte> bytes) {
+  Connection* connection = self.find();
+  if (connection == nullptr) return kWantsClose;
+  if (bytes.size() < kReleaseGilBytes) return connection->receive(bytes);
+  py::gil_scoped_release release;
+  return connection->receive(bytes);
+}
+
+std::span<const std::byte> as_span(const py::bytes& data) {
+  const std::string_view view(data);
+  return {reinterpret_cast<const std::byte*>(view.data()), view.size()};
+}
+
+// A call on a connection that may be gone: nothing is asked of the caller then.
+template <class F>
+unsigned with(ConnectionHandle& self, F&& use) {
+  Connection* connection = self.find();
+  return connection == nullptr ? 0U : use(*connection);
+}
+
+}  // namespace
+
+void bind_loop(py::module_& module) {
+  module.attr("HAS_OUTPUT") = static_cast<unsigned>(kHasOutput);
+  module.attr("HAS_CALLS") = static_cast<unsigned>(kHasCalls);
+  module.attr("HAS_CANCELLED") = static_cast<unsigned>(kHasCancelled);
+  module.attr("WANTS_CLOSE") = static_cast<unsigned>(kWantsClose);
+
+  py::class_<BlockView>(module, "BlockView", py::buffer_protocol()).def_buffer([](BlockView& view) {
+    return py::buffer_info(const_cast<std::byte*>(view.bytes.data()), 1, "B", 1, {view.bytes.size()}, {1}, true);
+  });
+
+  py::class_<ConnectionHandle>(module, "Connection")
+      .def(
+          "get_buffer", [](ConnectionHandle& self, int) { return self.loop->buffer; }, py::pos_only())
+      .def(
+          "receive",
+          [](ConnectionHandle& self, std::size_t size) {
+            const std::span<std::byte> buffer = self.loop->get().read_buffer();
+            if (size > buffer.size()) throw py::value_error("more bytes than the buffer holds");
+            return receive(self, buffer.first(size));
+          },
+          py::pos_only())
+      .def("receive_bytes", [](ConnectionHandle& self, const py::bytes& data) { return receive(self, as_span(data)); })
+      .def("receive_eof",
+           [](ConnectionHandle& self) { return with(self, [](Connection& c) { return c.receive_eof(); }); })
+      .def("take_output", &take_output)
+      .def("pause_writing",
+           [](ConnectionHandle& self) {
+             with(self, [](Connection& c) {
+               c.pause_writing();
+               return 0U;
+             });
+           })
+      .def("resume_writing",
+           [](ConnectionHandle& self) { return with(self, [](Connection& c) { return c.resume_writing(); }); })
+      .def("take_calls", &take_calls)
+      .def("take_cancelled",
+           [](ConnectionHandle& self) {
+             Connection* connection = self.find();
+             return connection == nullptr ? std::vector<std::int32_t>() : connection->take_cancelled();
+           })
+      .def("reply",
+           [](ConnectionHandle& self, std::int32_t call, const py::bytes& message) {
+             return with(self, [&](Connection& c) { return c.reply(call, as_span(message)); });
+           })
+      .def("fail",
+           [](ConnectionHandle& self, std::int32_t call, int code, const std::string& message,
+              const std::vector<std::pair<std::string, std::string>>& trailers) {
+             if (code < 1 || code > 16) throw py::value_error("code must be a gRPC status from 1 to 16");
+             return with(self, [&](Connection& c) {
+               return c.fail(call, {static_cast<Code>(code), message}, trailers);
+             });
+           })
+      .def("shutdown_notice",
+           [](ConnectionHandle& self) { return with(self, [](Connection& c) { return c.shutdown_notice(); }); })
+      .def("shutdown_final",
+           [](ConnectionHandle& self) { return with(self, [](Connection& c) { return c.shutdown_final(); }); })
+      .def("abort_calls",
+           [](ConnectionHandle& self, int code, const std::string& message) {
+             if (code < 1 || code > 16) throw py::value_error("code must be a gRPC status from 1 to 16");
+             return with(self, [&](Connection& c) { return c.abort_calls({static_cast<Code>(code), message}); });
+           })
+      .def("lost",
+           [](ConnectionHandle& self) {
+             if (self.loop->loop != nullptr) self.loop->get().disconnect(self.id);
+           })
+      .def_property_readonly("open_calls", [](ConnectionHandle& self) -> std::size_t {
+        Connection* connection = self.find();
+        return connection == nullptr ? 0 : connection->open_calls();
+      });
+
+  py::class_<LoopHandle, std::shared_ptr<LoopHandle>>(module, "Loop")
+      .def(py::init(&make_loop), py::arg("engine"), py::kw_only(), py::arg("methods"), py::arg("access_log"),
+           py::arg("measure_steps"))
+      .def("fileno", [](LoopHandle& self) { return self.loop == nullptr ? -1 : self.loop->fileno(); })
+      .def("drain",
+           [](LoopHandle& self) {
+             std::vector<Ready> ready;
+             self.get().drain(ready);
+             return ready_list(ready);
+           })
+      .def("connect",
+           [](const std::shared_ptr<LoopHandle>& self, std::uint64_t token, std::string peer) {
+             const std::uint64_t id = self->get().connect(token, std::move(peer));
+             return ConnectionHandle{self, id};
+           })
+      .def("next_timeout",
+           [](LoopHandle& self) -> py::object {
+             const Nanos time = self.get().next_timeout();
+             if (time == kNever) return py::none();
+             return py::float_(std::max(0.0, static_cast<double>(time - self.get().engine().clock().now()) * 1e-9));
+           })
+      .def("on_timer",
+           [](LoopHandle& self) {
+             std::vector<Ready> ready;
+             self.get().on_timer(ready);
+             return ready_list(ready);
+           })
+      .def("take_access_log",
+           [](LoopHandle& self) {
+             std::uint64_t dropped = 0;
+             py::list rows = access_list(self.get(), dropped);
+             return py::make_tuple(rows, dropped);
+           })
+      .def("max_step_ns", [](LoopHandle& self) { return self.loop == nullptr ? Nanos{0} : self.get().max_step(); })
+      .def("close", [](LoopHandle& self) {
+        if (self.loop == nullptr) return;
+        self.get();
+        py::gil_scoped_release release;
+        self.loop->close();
+      });
+}
+
+}  // namespace headrace::bindings

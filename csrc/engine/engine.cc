@@ -1,0 +1,200 @@
+#include "engine/engine.h"
+
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "engine/probe.h"
+
+namespace headrace {
+namespace {
+
+// Free memory of the C heap goes back to the system: sessions leave hundreds of megabytes there.
+void release_heap() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);
+#endif
+}
+
+}  // namespace
+
+Engine::Engine(const EngineOptions& options)
+    : options_(options),
+      pool_(options.pool),
+      budget_(options.inflight_bytes, options.max_message_bytes),
+      backends_(options.backends),
+      catalog_(std::make_shared<const Catalog>()),
+      scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock}, pool_)),
+      worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {}
+
+Engine::~Engine() {
+  close();
+  std::shared_ptr<const Catalog> catalog;
+  std::vector<std::shared_ptr<Model>> models;
+  {
+    MutexLock lock(mutex_);
+    catalog.swap(catalog_);
+    models.swap(models_);
+  }
+  // Models leave the dispatcher as they go, so they go before the scheduler does.
+}
+
+Result<std::shared_ptr<Backend>> Engine::backend(const std::string& name) {
+  MutexLock lock(mutex_);
+  std::shared_ptr<Backend>& opened = backends_[name];
+  if (opened == nullptr) {
+    BackendOptions options;
+    options.onnxruntime_library = options_.onnxruntime_library;
+    options.log_sink = &Engine::log;
+    options.log_context = this;
+    Result<std::shared_ptr<Backend>> result = open_backend(name, options);
+    if (!result) {
+      backends_.erase(name);
+      return result.status();
+    }
+    opened = std::move(*result);
+  }
+  return opened;
+}
+
+Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
+  model.policy = spec.batching;
+  if (!spec.batching_decided) {
+    const ProbeResult probe = probe_batching(*model.session, pool_);
+    if (probe.batchable) {
+      model.batching_reason = "no config says; " + probe.reason + "; max_batch_size " +
+                              std::to_string(model.policy.max_batch_size) + " and dynamic batching by default";
+    } else {
+      model.policy.max_batch_size = 0;
+      model.policy.dynamic_batching = false;
+      model.batching_reason = "not batched: " + probe.reason;
+    }
+    return {};
+  }
+  if (model.policy.max_batch_size <= 0) {
+    model.policy.max_batch_size = 0;
+    model.policy.dynamic_batching = false;
+    model.batching_reason = "not batched: config.pbtxt sets max_batch_size: 0, so shapes are the model's own";
+    return {};
+  }
+  const std::string max = std::to_string(model.policy.max_batch_size);
+  for (const auto* specs : {&model.signature.inputs, &model.signature.outputs}) {
+    for (const TensorSpec& tensor : *specs) {
+      if (!tensor.dims.empty() && tensor.dims[0] < 0) continue;
+      return {Code::kFailedPrecondition, "config.pbtxt sets max_batch_size: " + max + ", but '" + tensor.name +
+                                             "' has shape " + Shape(tensor.dims).to_string() +
+                                             " whose first dimension is fixed; set max_batch_size: 0, or export the "
+                                             "model with a dynamic batch dimension"};
+    }
+  }
+  model.batching_reason = "config.pbtxt sets max_batch_size: " + max +
+                          (model.policy.dynamic_batching ? " and dynamic_batching"
+                                                         : " without dynamic_batching, so each request runs alone");
+  return {};
+}
+
+Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
+  Result<std::shared_ptr<Backend>> opened = backend(spec.backend);
+  if (!opened) return opened.status();
+  Result<std::unique_ptr<Session>> session = (*opened)->load(spec.model_file, spec.model_dir, spec.session);
+  if (!session) return session.status();
+
+  // The dispatcher's entry goes with the last reference: a stale catalog may still submit, and is then refused.
+  std::shared_ptr<Model> model(new Model, [this](Model* gone) {
+    if (gone->entry != nullptr) scheduler_->erase(gone->entry);
+    delete gone;
+  });
+  model->name = spec.name;
+  model->version = spec.version;
+  model->backend = spec.backend;
+  model->session = std::move(*session);
+  model->signature = model->session->signature();
+  model->intra_op_threads = spec.session.intra_op_threads;
+  model->max_lanes = spec.max_lanes;
+  if (Status status = decide_batching(spec, *model); !status.ok()) return status;
+  model->complete();
+  model->entry = scheduler_->add(spec.name, model->policy, spec.max_lanes, &model->runnable);
+  MutexLock lock(mutex_);
+  models_.push_back(model);
+  return model;
+}
+
+void Engine::unload(const std::shared_ptr<Model>& model) {
+  {
+    MutexLock lock(mutex_);
+    std::erase(models_, model);
+  }
+  scheduler_->close_entry(model->entry, {Code::kUnavailable, "model '" + model->name + "' version " +
+                                                                 model->version_text + " was unloaded"});
+  model->session.reset();
+  pool_.trim();
+  release_heap();
+}
+
+void Engine::publish(std::shared_ptr<const Catalog> catalog) {
+  {
+    MutexLock lock(mutex_);
+    catalog_.swap(catalog);
+    catalog_edition_.fetch_add(1, std::memory_order_release);
+  }
+  // The old one, and perhaps models with it, goes outside the lock.
+}
+
+std::shared_ptr<const Catalog> Engine::catalog() const {
+  MutexLock lock(mutex_);
+  return catalog_;
+}
+
+void Engine::close() {
+  worker_->close();
+  scheduler_->stop({Code::kUnavailable, "the server is shutting down"});
+}
+
+Snapshot Engine::snapshot() const {
+  Snapshot snapshot;
+  snapshot.pool = pool_.stats();
+  snapshot.inflight_bytes = budget_.charged();
+  snapshot.inflight_bytes_peak = budget_.peak();
+  snapshot.tickets = scheduler_->in_flight();
+  snapshot.lanes = scheduler_->lanes();
+  snapshot.lanes_busy = scheduler_->busy_lanes();
+  std::vector<std::shared_ptr<Model>> models;
+  {
+    MutexLock lock(mutex_);
+    models = models_;
+  }
+  using std::chrono::duration_cast;
+  using std::chrono::milliseconds;
+  const std::int64_t wall_ms = duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const Nanos now = clock().now();
+  for (const std::shared_ptr<Model>& model : models) {
+    ModelSnapshot& row = snapshot.models.emplace_back();
+    row.name = model->name;
+    row.version = model->version;
+    row.stats = model->counters.read();
+    row.depth = scheduler_->depth(model->entry);
+    if (row.stats.last_inference != 0)
+      row.last_inference_ms = wall_ms - (now - row.stats.last_inference) / kMillisecond;
+  }
+  return snapshot;
+}
+
+void Engine::log(void* engine, LogLevel level, std::string_view where, std::string_view message) {
+  auto* self = static_cast<Engine*>(engine);
+  MutexLock lock(self->log_mutex_);
+  if (self->log_.size() >= kMaxLogLines) self->log_.pop_front();
+  self->log_.push_back({level, std::string(where), std::string(message)});
+}
+
+std::vector<LogLine> Engine::take_log() {
+  MutexLock lock(log_mutex_);
+  std::vector<LogLine> lines(std::make_move_iterator(log_.begin()), std::make_move_iterator(log_.end()));
+  log_.clear();
+  return lines;
+}
+
+}  // namespace headrace

@@ -1,0 +1,130 @@
+// The whole core seen from outside: load, unload, publish, submit, cancel, drain, snapshot. Deep, few calls.
+//
+// Thread-safe. load, unload, drain and close block: never on an event loop.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "backend/registry.h"
+#include "engine/catalog.h"
+#include "engine/model.h"
+#include "memory/budget.h"
+#include "memory/pool.h"
+#include "schedule/scheduler.h"
+#include "schedule/worker.h"
+
+namespace headrace {
+
+struct EngineOptions {
+  int lanes = 1;
+  PoolOptions pool;
+  std::size_t inflight_bytes = std::size_t{1} << 30;  // request messages, whole process
+  std::size_t max_message_bytes = std::size_t{64} << 20;
+  std::string onnxruntime_library;  // "": not installed
+  Clock* clock = nullptr;           // null: the steady clock
+  // Backends that are there before any is opened by name: for tests that bring their own.
+  std::map<std::string, std::shared_ptr<Backend>> backends;
+};
+
+struct ModelSpec {
+  std::string name;
+  std::int64_t version = 1;
+  std::string backend;     // "onnxruntime"
+  std::string model_file;  // absolute
+  std::string model_dir;   // what the file refers to must lie in here
+  SessionOptions session;
+  BatchingPolicy batching;
+  // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
+  bool batching_decided = false;
+  int max_lanes = 0;
+};
+
+struct ModelSnapshot {
+  std::string name;
+  std::int64_t version = 0;
+  ModelStats stats;
+  std::int64_t last_inference_ms = 0;  // since the epoch; 0: never
+  Scheduler::Depth depth;
+};
+
+struct Snapshot {
+  PoolStats pool;
+  std::size_t inflight_bytes = 0;
+  std::size_t inflight_bytes_peak = 0;
+  std::size_t tickets = 0;
+  int lanes = 0;
+  int lanes_busy = 0;
+  std::vector<ModelSnapshot> models;
+};
+
+struct LogLine {
+  LogLevel level;
+  std::string where;
+  std::string message;
+};
+
+class Engine {
+ public:
+  explicit Engine(const EngineOptions& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Opens the backend if need be. The status is open_backend's.
+  Result<std::shared_ptr<Backend>> backend(const std::string& name);
+  Result<std::shared_ptr<Model>> load(const ModelSpec& spec);
+  // New requests get UNAVAILABLE, queued ones too; waits for the running ones, then frees the session and gives the
+  // memory back.
+  void unload(const std::shared_ptr<Model>& model);
+
+  void publish(std::shared_ptr<const Catalog> catalog);
+  std::shared_ptr<const Catalog> catalog() const;
+  // Changes with every publish: a loop compares it before it asks for the catalog again.
+  std::uint64_t catalog_edition() const { return catalog_edition_.load(std::memory_order_acquire); }
+
+  // See Scheduler. The caller has set sink, model (Model::entry), inputs, wanted, rows, deadline and time.received.
+  void submit(Ticket* first) { scheduler_->submit(first); }
+  void cancel(Ticket* ticket, const Status& status) { scheduler_->cancel(ticket, status); }
+  bool drain(Nanos time) { return scheduler_->wait_idle(time); }
+  // Ends lanes and worker; what is queued is answered UNAVAILABLE, what runs is asked to stop. Idempotent.
+  void close();
+
+  Snapshot snapshot() const;
+  std::vector<LogLine> take_log();
+
+  Pool& pool() { return pool_; }
+  InflightBudget& budget() { return budget_; }
+  Worker& worker() { return *worker_; }
+  const Clock& clock() const { return scheduler_->clock(); }
+
+ private:
+  static constexpr std::size_t kMaxLogLines = 1024;
+  static constexpr int kWorkerThreads = 1;
+  static constexpr std::size_t kMaxJobs = 1024;
+
+  static void log(void* engine, LogLevel level, std::string_view where, std::string_view message);
+  Status decide_batching(const ModelSpec& spec, Model& model);
+
+  const EngineOptions options_;
+  Pool pool_;
+  InflightBudget budget_;
+  mutable Mutex log_mutex_;
+  std::deque<LogLine> log_ HEADRACE_GUARDED_BY(log_mutex_);
+  mutable Mutex mutex_;  // never held while a model loads
+  std::map<std::string, std::shared_ptr<Backend>> backends_ HEADRACE_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<Model>> models_ HEADRACE_GUARDED_BY(mutex_);
+  std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
+  std::atomic<std::uint64_t> catalog_edition_{0};
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<Worker> worker_;
+};
+
+}  // namespace headrace

@@ -1,0 +1,53 @@
+#include "engine/model.h"
+
+#include <map>
+
+namespace headrace {
+
+NameIndex::NameIndex(const std::vector<TensorSpec>& specs) {
+  for (const TensorSpec& spec : specs) {
+    if (specs.size() > kFew) places_.emplace(spec.name, names_.size());
+    names_.push_back(spec.name);
+  }
+}
+
+std::optional<std::size_t> NameIndex::find(std::string_view name) const {
+  if (names_.size() <= kFew) {
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      if (names_[i] == name) return i;
+    }
+    return std::nullopt;
+  }
+  const auto place = places_.find(name);
+  if (place == places_.end()) return std::nullopt;
+  return place->second;
+}
+
+std::string NameIndex::listed() const {
+  std::string text;
+  for (const std::string& name : names_) text.append(text.empty() ? "'" : ", '").append(name).append("'");
+  return text;
+}
+
+void Model::complete() {
+  version_text = std::to_string(version);
+  inputs = NameIndex(signature.inputs);
+  outputs = NameIndex(signature.outputs);
+  std::map<std::string, int> places;
+  symbol_places.clear();
+  for (const TensorSpec& input : signature.inputs) {
+    std::vector<int>& row = symbol_places.emplace_back(input.dims.size(), -1);
+    for (std::size_t d = 0; d < input.dims.size() && d < input.symbols.size(); ++d) {
+      if (input.dims[d] >= 0 || input.symbols[d].empty()) continue;
+      row[d] = places.emplace(input.symbols[d], static_cast<int>(places.size())).first->second;
+    }
+  }
+  symbols = places.size();
+  runnable.session = session.get();
+  runnable.batched = batched();
+  runnable.output_names.clear();
+  for (const TensorSpec& output : signature.outputs) runnable.output_names.push_back(output.name);
+  runnable.observer = &counters;
+}
+
+}  // namespace headrace

@@ -1,0 +1,66 @@
+// One loaded model version: what admission, scheduling and statistics know of it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "backend/backend.h"
+#include "batching/queue.h"
+#include "engine/stats.h"
+#include "schedule/execution.h"
+
+namespace headrace {
+
+struct StringHash {
+  using is_transparent = void;
+  std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+};
+
+// Names of tensors -> places in the signature. Few names are compared one by one, many are hashed.
+class NameIndex {
+ public:
+  NameIndex() = default;
+  explicit NameIndex(const std::vector<TensorSpec>& specs);
+  std::optional<std::size_t> find(std::string_view name) const;
+  std::string listed() const;  // "'a', 'b'": for error texts
+
+ private:
+  static constexpr std::size_t kFew = 8;
+  std::vector<std::string> names_;
+  std::unordered_map<std::string, std::size_t, StringHash, std::equal_to<>> places_;
+};
+
+struct Model {
+  std::string name;
+  std::int64_t version = 0;
+  std::string version_text;
+  std::string backend;
+  Signature signature;
+  NameIndex inputs;
+  NameIndex outputs;
+  BatchingPolicy policy;        // max_batch_size 0: not batched
+  std::string batching_reason;  // one sentence
+  int intra_op_threads = 1;
+  int max_lanes = 0;  // 0: all
+  // Dimensions under one symbol must agree: for each dimension of each input, the place of its symbol in a list of
+  // `symbols` values, or -1.
+  std::vector<std::vector<int>> symbol_places;
+  std::size_t symbols = 0;
+
+  Runnable runnable;
+  ModelCounters counters;
+  Dispatcher::Entry* entry = nullptr;
+  std::unique_ptr<Session> session;  // gone after unload
+
+  bool batched() const { return policy.max_batch_size > 0; }
+  // Fills what follows from name, version, signature and policy.
+  void complete();
+};
+
+}  // namespace headrace

@@ -1,0 +1,44 @@
+#include "engine/stats.h"
+
+#include <algorithm>
+
+namespace headrace {
+
+void ModelCounters::ran(const RunRecord& record) noexcept {
+  const auto tickets = static_cast<std::uint64_t>(record.tickets);
+  const auto times = static_cast<Nanos>(record.tickets);
+  const Nanos input = record.infer_start - record.started;
+  const Nanos infer = record.infer_end - record.infer_start;
+  const Nanos output = record.finished - record.infer_end;
+  MutexLock lock(mutex_);
+  if (!record.ok) {
+    stats_.fail.add(tickets, record.total_ns);
+    return;
+  }
+  // Rows of callers that left while it ran were computed too, but nobody got them: Triton counts what was inferred.
+  stats_.inference_count += static_cast<std::uint64_t>(std::max<std::int64_t>(record.rows, 0));
+  stats_.execution_count += 1;
+  stats_.last_inference = record.finished;
+  stats_.success.add(tickets, record.total_ns);
+  stats_.queue.add(tickets, record.queue_ns);
+  stats_.compute_input.add(tickets, input * times);
+  stats_.compute_infer.add(tickets, infer * times);
+  stats_.compute_output.add(tickets, output * times);
+  BatchStats& batch = stats_.batches[record.rows];
+  batch.compute_input.add(1, input);
+  batch.compute_infer.add(1, infer);
+  batch.compute_output.add(1, output);
+}
+
+void ModelCounters::unserved(Code code, bool queued, Nanos total) {
+  MutexLock lock(mutex_);
+  DurationStats& kind = code == Code::kCancelled ? stats_.cancel : (queued ? stats_.fail : stats_.reject);
+  kind.add(1, total);
+}
+
+ModelStats ModelCounters::read() const {
+  MutexLock lock(mutex_);
+  return stats_;
+}
+
+}  // namespace headrace

@@ -1,0 +1,311 @@
+#include "front/connection.h"
+
+#include <cstring>
+#include <utility>
+
+#include "front/decode_job.h"
+
+namespace headrace {
+
+Connection::Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
+    : loop_(loop),
+      id_(id),
+      token_(token),
+      peer_(std::move(peer)),
+      now_(loop.engine().clock().now()),
+      codec_(loop.options().grpc, loop.engine().pool(), loop.engine().budget(), *this, now_) {}
+
+Connection::~Connection() = default;
+
+unsigned Connection::bits() const {
+  unsigned bits = 0;
+  if (!paused_ && codec_.has_output()) bits |= kHasOutput;
+  if (!calls_.empty()) bits |= kHasCalls;
+  if (!cancelled_.empty()) bits |= kHasCancelled;
+  if (codec_.wants_close()) bits |= kWantsClose;
+  return bits;
+}
+
+unsigned Connection::receive(std::span<const std::byte> bytes) {
+  const Loop::Step step(loop_);
+  now_ = loop_.engine().clock().now();
+  codec_.receive(bytes, now_);
+  loop_.flush();
+  loop_.arm_timer(*this);
+  return bits();
+}
+
+unsigned Connection::receive_eof() {
+  now_ = loop_.engine().clock().now();
+  codec_.receive_eof(now_);
+  loop_.flush();
+  loop_.arm_timer(*this);
+  return bits();
+}
+
+void Connection::pause_writing() {
+  paused_ = true;
+  codec_.output_blocked(true, loop_.engine().clock().now());
+  loop_.arm_timer(*this);
+}
+
+unsigned Connection::resume_writing() {
+  paused_ = false;
+  codec_.output_blocked(false, loop_.engine().clock().now());
+  loop_.arm_timer(*this);
+  return bits();
+}
+
+void Connection::take_output(std::vector<wire::OutputChunk>& chunks) {
+  codec_.take_output(chunks, kOutputStep, loop_.engine().clock().now());
+}
+
+std::vector<OwnerCall> Connection::take_calls() { return std::exchange(calls_, {}); }
+
+std::vector<std::int32_t> Connection::take_cancelled() { return std::exchange(cancelled_, {}); }
+
+void Connection::on_call(wire::Call& call) {
+  if (call.path == kModelInferPath) {
+    set_stage(call, Stage::kInferWaiting);
+  } else if (loop_.is_method(call.path)) {
+    set_stage(call, Stage::kOwnerWaiting);
+  } else {
+    refuse(call, {Code::kUnimplemented, "method " + call.path + " is not served here"}, nullptr);
+  }
+}
+
+void Connection::on_message(wire::Call& call, wire::Message message) {
+  const Stage now = stage(call);
+  if (now != Stage::kInferWaiting && now != Stage::kOwnerWaiting) {
+    // The first message's ticket or task goes its way and finds nobody.
+    if (now == Stage::kOwnerRunning) cancelled_.push_back(call.stream_id);
+    if (now == Stage::kInferRunning) on_cancelled(call, Code::kCancelled);
+    refuse(call, invalid_argument("method " + call.path + " takes one message; a second one came"), nullptr);
+    return;
+  }
+  const bool is_infer = now == Stage::kInferWaiting;
+  if (message.encoding != wire::Encoding::kIdentity) {
+    start_job(call, std::move(message), is_infer);
+  } else if (is_infer) {
+    infer(call, std::move(message));
+  } else {
+    hand_to_owner(call, std::move(message));
+  }
+}
+
+void Connection::on_end(wire::Call& call) {
+  const Stage now = stage(call);
+  if (now == Stage::kInferWaiting || now == Stage::kOwnerWaiting) {
+    refuse(call, invalid_argument("method " + call.path + " takes one message; none came"), nullptr);
+  }
+}
+
+void Connection::on_cancelled(wire::Call& call, Code reason) {
+  switch (stage(call)) {
+    case Stage::kInferRunning: {
+      loop_.flush();  // it may have come in the very read that cancels it
+      auto* ticket = static_cast<Ticket*>(call.user);
+      loop_.engine().cancel(ticket, {Code::kCancelled, "the caller cancelled the call"});
+      log(call, reason, ticket, ticket->cookie_bytes, 0);
+      break;
+    }
+    case Stage::kOwnerRunning:
+      cancelled_.push_back(call.stream_id);
+      log(call, reason, nullptr, 0, 0);
+      break;
+    case Stage::kInferWaiting:
+    case Stage::kInferJob:
+    case Stage::kOwnerWaiting:
+    case Stage::kOwnerJob:
+      log(call, reason, nullptr, 0, 0);
+      break;
+  }
+}
+
+void Connection::infer(wire::Call& call, wire::Message message) {
+  RequestDecoder& decoder = loop_.decoder_;
+  if (Status status = decoder.decode(message, loop_.options().infer); !status.ok()) {
+    refuse(call, status, nullptr);
+    return;
+  }
+  if (decoder.heavy()) {
+    start_job(call, std::move(message), true);
+    return;
+  }
+  CatalogHold& hold = loop_.catalog();
+  Ticket* ticket = loop_.new_ticket();
+  Model* model = nullptr;
+  const std::size_t request_bytes = message.bytes.size();
+  const Status status = decoder.admit(*hold.catalog, message, loop_.engine().pool(), *ticket, model);
+  if (!status.ok()) {
+    loop_.recycle(ticket);
+    refuse(call, status, model);
+    return;
+  }
+  run_ticket(call, ticket, hold, *model, request_bytes);
+}
+
+void Connection::run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model,
+                            std::size_t request_bytes) {
+  ticket->cookie_slot = id_;
+  ticket->cookie_call = static_cast<std::uint32_t>(call.stream_id);
+  ticket->cookie_bytes = request_bytes;
+  ticket->deadline = call.deadline;
+  ticket->time.received = now_;
+  call.deadline_handed_over = true;
+  call.user = ticket;
+  set_stage(call, Stage::kInferRunning);
+  loop_.stage(ticket, hold, model);
+}
+
+void Connection::start_job(wire::Call& call, wire::Message message, bool is_infer) {
+  auto job = std::make_unique<DecodeJob>();
+  job->connection_id = id_;
+  job->call_id = call.stream_id;
+  job->request_bytes = message.bytes.size();
+  job->message = std::move(message);
+  job->infer = is_infer;
+  job->engine = &loop_.engine();
+  job->options = &loop_.options();
+  job->hold = &loop_.catalog();
+  if (!loop_.submit_job(job.get())) {
+    refuse(call, resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later"),
+           nullptr);
+    return;
+  }
+  ++job->hold->tickets;
+  job.release();  // the ring brings it back
+  set_stage(call, is_infer ? Stage::kInferJob : Stage::kOwnerJob);
+}
+
+void Connection::finish_job(DecodeJob& job) {
+  wire::Call* call = codec_.find(job.call_id);
+  if (call == nullptr || call->refused) return;
+  if (!job.ran) {
+    refuse(*call, {Code::kUnavailable, "the server is shutting down"}, nullptr);
+  } else if (!job.status.ok()) {
+    refuse(*call, job.status, job.model);
+  } else if (job.infer) {
+    now_ = loop_.engine().clock().now();
+    run_ticket(*call, job.ticket.release(), *job.hold, *job.model, job.request_bytes);
+  } else {
+    hand_to_owner(*call, std::move(job.message));
+  }
+}
+
+void Connection::hand_to_owner(wire::Call& call, wire::Message message) {
+  set_stage(call, Stage::kOwnerRunning);
+  calls_.push_back({call.stream_id, call.path, call.metadata, std::move(message)});
+}
+
+void Connection::refuse(wire::Call& call, const Status& status, Model* model) {
+  if (model != nullptr) model->counters.unserved(status.code(), false, 0);
+  log(call, status.code(), nullptr, 0, 0);
+  codec_.finish(call, status);
+}
+
+void Connection::finish_ticket(Ticket& ticket) {
+  wire::Call* call = codec_.find(static_cast<std::int32_t>(ticket.cookie_call));
+  if (call == nullptr || call->user != &ticket) return;
+  if (ticket.status.ok()) {
+    respond(*call, ticket);
+    return;
+  }
+  log(*call, ticket.status.code(), &ticket, ticket.cookie_bytes, 0);
+  codec_.finish(*call, ticket.status);
+}
+
+void Connection::respond(wire::Call& call, Ticket& ticket) {
+  const auto& model = *static_cast<const Model*>(ticket.cookie_model);
+  std::vector<wire::ResponseOutput>& outputs = loop_.response_outputs_;
+  outputs.clear();
+  for (std::size_t i = 0; i < ticket.outputs.size(); ++i) {
+    if (ticket.outputs[i]) outputs.push_back({model.signature.outputs[i].name, &ticket.outputs[i]});
+  }
+  const wire::ResponseParameter timing[] = {
+      {"headrace_batch_size", ticket.batch_rows},
+      {"headrace_queue_ns", ticket.time.started - ticket.time.queued},
+      {"headrace_compute_ns", ticket.time.finished - ticket.time.started},
+  };
+  wire::InferResponse response;
+  response.model_name = model.name;
+  response.model_version = model.version_text;
+  response.id = ticket.id;
+  if (ticket.timing) response.parameters = timing;
+  response.outputs = outputs;
+  loop_.out_.clear();
+  wire::encode_infer_response(response, loop_.out_);
+  if (loop_.options().access_log) log(call, Code::kOk, &ticket, ticket.cookie_bytes, loop_.out_.size());
+  codec_.send(call, loop_.out_);
+  codec_.finish(call, Status());
+}
+
+unsigned Connection::reply(std::int32_t call_id, std::span<const std::byte> message) {
+  wire::Call* call = codec_.find(call_id);
+  if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
+    loop_.out_.clear();
+    loop_.out_.own.assign(reinterpret_cast<const char*>(message.data()), message.size());
+    log(*call, Code::kOk, nullptr, 0, message.size());
+    codec_.send(*call, loop_.out_);
+    codec_.finish(*call, Status());
+  }
+  loop_.arm_timer(*this);
+  return bits();
+}
+
+unsigned Connection::fail(std::int32_t call_id, const Status& status, const wire::Metadata& trailers) {
+  wire::Call* call = codec_.find(call_id);
+  if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
+    log(*call, status.code(), nullptr, 0, 0);
+    codec_.finish(*call, status, trailers);
+  }
+  loop_.arm_timer(*this);
+  return bits();
+}
+
+unsigned Connection::shutdown_notice() {
+  codec_.shutdown_notice();
+  return bits();
+}
+
+unsigned Connection::shutdown_final() {
+  codec_.shutdown_final();
+  return bits();
+}
+
+unsigned Connection::abort_calls(const Status& status) {
+  for (const std::int32_t stream : codec_.open_streams()) {
+    wire::Call* call = codec_.find(stream);
+    if (call == nullptr || call->refused) continue;
+    on_cancelled(*call, status.code());
+    codec_.finish(*call, status);
+  }
+  return bits();
+}
+
+void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
+                     std::size_t response_bytes) {
+  if (!loop_.options().access_log) return;
+  AccessEntry entry;
+  entry.peer = peer_;
+  entry.path = call.path;
+  entry.code = code;
+  entry.request_bytes = request_bytes;
+  entry.response_bytes = response_bytes;
+  entry.total_ns = loop_.engine().clock().now() - call.received;
+  if (ticket != nullptr) {
+    const auto& model = *static_cast<const Model*>(ticket->cookie_model);
+    entry.model = model.name;
+    entry.version = model.version_text;
+    entry.request_id = ticket->id;
+    entry.rows = ticket->rows;
+    entry.batch_rows = ticket->batch_rows;
+    if (ticket->time.finished != 0) {
+      entry.queue_ns = ticket->time.started - ticket->time.queued;
+      entry.compute_ns = ticket->time.finished - ticket->time.started;
+    }
+  }
+  loop_.log_access(std::move(entry));
+}
+
+}  // namespace headrace

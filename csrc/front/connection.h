@@ -1,0 +1,93 @@
+// One gRPC connection: the wire codec, the catalog and the engine meet here and nowhere else. ModelInfer is answered
+// natively; calls of the owner's methods come out of take_calls and go back in through reply and fail.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "front/loop.h"
+#include "wire/grpc.h"
+
+namespace headrace {
+
+inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
+
+// A unary call for the owner to answer.
+struct OwnerCall {
+  std::int32_t id = 0;
+  std::string path;
+  wire::Metadata metadata;
+  wire::Message message;
+};
+
+struct DecodeJob;
+
+class Connection final : private wire::CallHandler {
+ public:
+  Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer);
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // All of these return ReadyBits.
+  unsigned receive(std::span<const std::byte> bytes);
+  unsigned receive_eof();
+  unsigned resume_writing();
+  unsigned reply(std::int32_t call_id, std::span<const std::byte> message);
+  unsigned fail(std::int32_t call_id, const Status& status, const wire::Metadata& trailers);
+  unsigned shutdown_notice();
+  unsigned shutdown_final();
+  unsigned abort_calls(const Status& status);
+  unsigned bits() const;
+
+  void pause_writing();
+  // Chunks to be written now; views stay valid as long as their block, other bytes until the next call of any method.
+  void take_output(std::vector<wire::OutputChunk>& chunks);
+  std::vector<OwnerCall> take_calls();
+  std::vector<std::int32_t> take_cancelled();
+
+  std::uint64_t id() const { return id_; }
+  std::uint64_t token() const { return token_; }
+  std::size_t open_calls() const { return codec_.open_calls(); }
+  Loop& loop() { return loop_; }
+
+ private:
+  friend class Loop;
+  enum class Stage : std::uint64_t { kInferWaiting, kInferJob, kInferRunning, kOwnerWaiting, kOwnerJob, kOwnerRunning };
+  static constexpr std::size_t kOutputStep = std::size_t{1} << 20;
+
+  void on_call(wire::Call& call) override;
+  void on_message(wire::Call& call, wire::Message message) override;
+  void on_end(wire::Call& call) override;
+  void on_cancelled(wire::Call& call, Code reason) override;
+
+  static Stage stage(const wire::Call& call) { return static_cast<Stage>(call.user_id); }
+  static void set_stage(wire::Call& call, Stage stage) { call.user_id = static_cast<std::uint64_t>(stage); }
+  void infer(wire::Call& call, wire::Message message);
+  void start_job(wire::Call& call, wire::Message message, bool infer);
+  void run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model, std::size_t request_bytes);
+  void refuse(wire::Call& call, const Status& status, Model* model);
+  void finish_ticket(Ticket& ticket);
+  void finish_job(DecodeJob& job);
+  void hand_to_owner(wire::Call& call, wire::Message message);
+  void respond(wire::Call& call, Ticket& ticket);
+  void log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
+           std::size_t response_bytes);
+
+  Loop& loop_;
+  const std::uint64_t id_;
+  const std::uint64_t token_;
+  const std::string peer_;
+  bool paused_ = false;
+  bool touched_ = false;  // in the loop's list of this step
+  Nanos timer_ = kNever;  // the earliest timer that the loop holds for it
+  Nanos now_ = 0;         // of the step in progress
+  std::vector<OwnerCall> calls_;
+  std::vector<std::int32_t> cancelled_;
+  wire::GrpcConnection codec_;  // last: its end calls on_cancelled
+};
+
+}  // namespace headrace

@@ -1,0 +1,27 @@
+#include "front/decode_job.h"
+
+#include <utility>
+
+#include "front/request_decoder.h"
+
+namespace headrace {
+
+void DecodeJob::run() noexcept {
+  if (message.encoding != wire::Encoding::kIdentity) {
+    Result<wire::Message> inflated =
+        wire::inflate(message, options->grpc.max_message_bytes, engine->pool(), engine->budget());
+    if (!inflated) {
+      status = inflated.status();
+      return;
+    }
+    message = std::move(*inflated);
+  }
+  if (!infer) return;
+  RequestDecoder decoder;
+  ticket = std::make_unique<Ticket>();
+  status = decoder.decode(message, options->infer);
+  if (status.ok()) status = decoder.admit(*hold->catalog, message, engine->pool(), *ticket, model);
+  message = wire::Message();
+}
+
+}  // namespace headrace

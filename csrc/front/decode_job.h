@@ -1,0 +1,30 @@
+// What is too much for an event loop's step, done by a worker: inflating a message, decoding many elements one by one.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "front/loop.h"
+#include "schedule/worker.h"
+#include "wire/grpc.h"
+
+namespace headrace {
+
+struct DecodeJob final : Job {
+  std::uint64_t connection_id = 0;
+  std::int32_t call_id = 0;
+  wire::Message message;
+  bool infer = false;  // a ModelInferRequest: decode it too
+  Engine* engine = nullptr;
+  const LoopOptions* options = nullptr;
+  CatalogHold* hold = nullptr;
+  std::size_t request_bytes = 0;
+  // Results.
+  Status status;
+  std::unique_ptr<Ticket> ticket;
+  Model* model = nullptr;
+
+  void run() noexcept override;
+};
+
+}  // namespace headrace

@@ -1,0 +1,241 @@
+#include "front/loop.h"
+
+#include <algorithm>
+#include <ctime>
+#include <utility>
+
+#include "base/check.h"
+#include "front/connection.h"
+#include "front/decode_job.h"
+
+namespace headrace {
+namespace {
+
+std::uint32_t slot_of(std::uint64_t id) { return static_cast<std::uint32_t>(id); }
+std::uint32_t generation_of(std::uint64_t id) { return static_cast<std::uint32_t>(id >> 32); }
+
+Nanos thread_cpu_time() {
+  timespec time{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<Nanos>(time.tv_sec) * kSecond + time.tv_nsec;
+}
+
+}  // namespace
+
+Loop::Step::Step(Loop& loop) : loop_(loop) {
+  if (loop_.options_.measure_steps) start_ = thread_cpu_time();
+}
+
+Loop::Step::~Step() {
+  if (loop_.options_.measure_steps) loop_.max_step_ = std::max(loop_.max_step_, thread_cpu_time() - start_);
+}
+
+Loop::Loop(std::shared_ptr<Engine> engine, LoopOptions options)
+    : engine_(std::move(engine)),
+      options_(std::move(options)),
+      read_buffer_(std::make_unique<std::byte[]>(kReadBytes)) {
+  for (const std::string& method : options_.methods) methods_.emplace(method, 0);
+}
+
+Loop::~Loop() {
+  close();
+  for (Ticket* ticket : spare_tickets_) delete ticket;
+}
+
+std::uint64_t Loop::connect(std::uint64_t token, std::string peer) {
+  std::uint32_t slot = 0;
+  if (free_slots_.empty()) {
+    slot = static_cast<std::uint32_t>(slots_.size());
+    slots_.emplace_back();
+  } else {
+    slot = free_slots_.back();
+    free_slots_.pop_back();
+  }
+  Slot& entry = slots_[slot];
+  const std::uint64_t id = (static_cast<std::uint64_t>(entry.generation) << 32) | slot;
+  entry.connection = std::make_unique<Connection>(*this, id, token, std::move(peer));
+  ++open_connections_;
+  arm_timer(*entry.connection);
+  return id;
+}
+
+Connection* Loop::find(std::uint64_t id) {
+  if (slot_of(id) >= slots_.size()) return nullptr;
+  Slot& entry = slots_[slot_of(id)];
+  return entry.generation == generation_of(id) ? entry.connection.get() : nullptr;
+}
+
+void Loop::disconnect(std::uint64_t id) {
+  Connection* connection = find(id);
+  if (connection == nullptr) return;
+  Slot& entry = slots_[slot_of(id)];
+  // Its end cancels what it still has in flight; what has been staged must be known to the engine by then.
+  flush();
+  entry.connection.reset();
+  ++entry.generation;
+  free_slots_.push_back(slot_of(id));
+  --open_connections_;
+}
+
+CatalogHold& Loop::catalog() {
+  const std::uint64_t edition = engine_->catalog_edition();
+  if (catalogs_.empty() || catalogs_.back().edition != edition) {
+    catalogs_.push_back({engine_->catalog(), edition, 0});
+    for (auto hold = catalogs_.begin(); std::next(hold) != catalogs_.end();) {
+      hold = hold->tickets == 0 ? catalogs_.erase(hold) : std::next(hold);
+    }
+  }
+  return catalogs_.back();
+}
+
+Ticket* Loop::new_ticket() {
+  if (spare_tickets_.empty()) return new Ticket;
+  Ticket* ticket = spare_tickets_.back();
+  spare_tickets_.pop_back();
+  ticket->references.store(1, std::memory_order_relaxed);
+  return ticket;
+}
+
+void Loop::recycle(Ticket* ticket) {
+  // Somebody else's reference (a batch that still runs with its rows) frees it later.
+  if (ticket->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  static constexpr std::size_t kSpareTickets = 4096;
+  if (spare_tickets_.size() >= kSpareTickets) {
+    delete ticket;
+    return;
+  }
+  ticket->clear();
+  spare_tickets_.push_back(ticket);
+}
+
+void Loop::stage(Ticket* ticket, CatalogHold& hold, Model& model) {
+  ticket->sink = &ring_;
+  ticket->cookie_model = &model;
+  ticket->cookie_hold = &hold;
+  ticket->next = nullptr;
+  ++hold.tickets;
+  ++outstanding_;
+  if (staged_last_ == nullptr) {
+    staged_first_ = ticket;
+  } else {
+    staged_last_->next = ticket;
+  }
+  staged_last_ = ticket;
+}
+
+void Loop::flush() {
+  if (staged_first_ == nullptr) return;
+  Ticket* first = std::exchange(staged_first_, nullptr);
+  staged_last_ = nullptr;
+  engine_->submit(first);
+}
+
+bool Loop::submit_job(Job* job) {
+  job->sink = &ring_;
+  if (!engine_->worker().submit(job)) return false;
+  ++outstanding_;
+  return true;
+}
+
+void Loop::complete(Completion* completion, std::vector<Connection*>& touched) {
+  --outstanding_;
+  if (completion->kind == CompletionKind::kJob) {
+    std::unique_ptr<DecodeJob> job(static_cast<DecodeJob*>(completion));
+    if (Connection* connection = find(job->connection_id); connection != nullptr) {
+      connection->finish_job(*job);
+      if (!std::exchange(connection->touched_, true)) touched.push_back(connection);
+    }
+    --job->hold->tickets;
+    return;
+  }
+  auto* ticket = static_cast<Ticket*>(completion);
+  auto* model = static_cast<Model*>(ticket->cookie_model);
+  if (ticket->time.finished == 0) {
+    model->counters.unserved(ticket->status.code(), ticket->time.queued != 0,
+                             engine_->clock().now() - ticket->time.received);
+  }
+  if (Connection* connection = find(ticket->cookie_slot); connection != nullptr) {
+    connection->finish_ticket(*ticket);
+    if (!std::exchange(connection->touched_, true)) touched.push_back(connection);
+  }
+  --static_cast<CatalogHold*>(ticket->cookie_hold)->tickets;
+  recycle(ticket);
+}
+
+void Loop::drain(std::vector<Ready>& ready) {
+  const Step step(*this);
+  if (backlog_ == nullptr) backlog_ = ring_.take();
+  touched_.clear();
+  const Nanos now = engine_->clock().now();
+  for (int handled = 0; backlog_ != nullptr && handled < kCompletionsPerStep; ++handled) {
+    Completion* completion = std::exchange(backlog_, backlog_->next);
+    complete(completion, touched_);
+  }
+  if (backlog_ != nullptr) ring_.wake();
+  flush();  // jobs that ended may have staged tickets
+  for (Connection* connection : touched_) {
+    connection->touched_ = false;
+    connection->now_ = now;
+    note(*connection, ready);
+  }
+}
+
+void Loop::note(Connection& connection, std::vector<Ready>& ready) {
+  arm_timer(connection);
+  if (const unsigned bits = connection.bits(); bits != 0) ready.push_back({connection.token(), bits});
+}
+
+void Loop::arm_timer(Connection& connection) {
+  // One entry a connection is enough: it is only ever replaced by an earlier one, and a late one is put back when it
+  // comes up.
+  const Nanos time = connection.codec_.next_timeout();
+  if (time >= connection.timer_) return;
+  connection.timer_ = time;
+  timers_.push({time, connection.id()});
+}
+
+void Loop::on_timer(std::vector<Ready>& ready) {
+  const Step step(*this);
+  const Nanos now = engine_->clock().now();
+  while (!timers_.empty() && timers_.top().time <= now) {
+    const Timer timer = timers_.top();
+    timers_.pop();
+    Connection* connection = find(timer.id);
+    if (connection == nullptr || connection->timer_ != timer.time) continue;
+    connection->timer_ = kNever;
+    connection->now_ = now;
+    connection->codec_.on_timer(now);
+    note(*connection, ready);
+  }
+}
+
+void Loop::close() {
+  if (std::exchange(closed_, true)) return;
+  for (Slot& entry : slots_) {
+    if (entry.connection != nullptr) disconnect(entry.connection->id());
+  }
+  // Every ticket was cancelled just now, so all of them are on their way; jobs end in milliseconds.
+  while (outstanding_ != 0) {
+    if (backlog_ == nullptr) backlog_ = ring_.take();
+    while (backlog_ != nullptr) complete(std::exchange(backlog_, backlog_->next), touched_);
+    if (outstanding_ != 0) ring_.wait(1000);
+  }
+  catalogs_.clear();
+}
+
+void Loop::log_access(AccessEntry entry) {
+  if (access_log_.size() >= kMaxAccessEntries) {
+    access_log_.pop_front();
+    ++access_dropped_;
+  }
+  access_log_.push_back(std::move(entry));
+}
+
+std::pair<std::vector<AccessEntry>, std::uint64_t> Loop::take_access_log() {
+  std::vector<AccessEntry> entries(std::make_move_iterator(access_log_.begin()),
+                                   std::make_move_iterator(access_log_.end()));
+  access_log_.clear();
+  return {std::move(entries), std::exchange(access_dropped_, 0)};
+}
+
+}  // namespace headrace

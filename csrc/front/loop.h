@@ -1,0 +1,163 @@
+// What one event loop owns of the core: its completion ring, its connections by slot and generation, its view of the
+// catalog, its timers. One thread at a time (the loop's); only the ring is written to by others.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <memory>
+#include <queue>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "engine/completions.h"
+#include "engine/engine.h"
+#include "front/request_decoder.h"
+#include "wire/grpc.h"
+#include "wire/infer_codec.h"
+
+namespace headrace {
+
+class Connection;
+
+struct LoopOptions {
+  wire::GrpcLimits grpc;
+  wire::InferLimits infer;
+  std::vector<std::string> methods;  // paths of unary calls that the owner answers
+  bool access_log = false;
+  bool measure_steps = false;
+};
+
+// What a connection asks its owner to do.
+enum ReadyBits : unsigned { kHasOutput = 1, kHasCalls = 2, kHasCancelled = 4, kWantsClose = 8 };
+
+struct Ready {
+  std::uint64_t token;
+  unsigned bits;
+};
+
+struct AccessEntry {
+  std::string peer;
+  std::string path;
+  std::string model;
+  std::string version;
+  std::string request_id;
+  Code code = Code::kOk;
+  std::size_t request_bytes = 0;
+  std::size_t response_bytes = 0;
+  std::int64_t rows = 0;
+  std::int64_t batch_rows = 0;
+  Nanos queue_ns = 0;
+  Nanos compute_ns = 0;
+  Nanos total_ns = 0;
+};
+
+// A catalog in use: tickets that were admitted under it keep its models' objects alive without counting each.
+struct CatalogHold {
+  std::shared_ptr<const Catalog> catalog;
+  std::uint64_t edition = 0;
+  std::size_t tickets = 0;
+};
+
+class Loop {
+ public:
+  static constexpr std::size_t kReadBytes = std::size_t{256} << 10;
+  static constexpr std::size_t kMaxAccessEntries = 65536;
+  static constexpr int kCompletionsPerStep = 512;  // law 11: a step is short
+
+  Loop(std::shared_ptr<Engine> engine, LoopOptions options);
+  ~Loop();
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  int fileno() const { return ring_.fileno(); }
+  std::span<std::byte> read_buffer() { return {read_buffer_.get(), kReadBytes}; }
+
+  // Connections are named by slot and generation, so that a completion for one that is gone finds nothing.
+  std::uint64_t connect(std::uint64_t token, std::string peer);
+  Connection* find(std::uint64_t id);
+  void disconnect(std::uint64_t id);
+  std::size_t connections() const { return open_connections_; }
+
+  // Handles completions that are ready (a bounded number; the descriptor stays readable for the rest).
+  void drain(std::vector<Ready>& ready);
+  Nanos next_timeout() const { return timers_.empty() ? kNever : timers_.top().time; }
+  void on_timer(std::vector<Ready>& ready);
+  // Ends all connections, waits for the tickets and jobs that are out, and lets go of the engine's objects. Idempotent.
+  void close();
+
+  std::pair<std::vector<AccessEntry>, std::uint64_t> take_access_log();
+  Nanos max_step() const { return max_step_; }
+  Engine& engine() { return *engine_; }
+  const LoopOptions& options() const { return options_; }
+
+  // Measures one step of the loop's thread, if asked to.
+  class Step {
+   public:
+    explicit Step(Loop& loop);
+    ~Step();
+    Step(const Step&) = delete;
+    Step& operator=(const Step&) = delete;
+
+   private:
+    Loop& loop_;
+    Nanos start_ = 0;
+  };
+
+ private:
+  friend class Connection;
+
+  struct Slot {
+    std::unique_ptr<Connection> connection;
+    std::uint32_t generation = 0;
+  };
+  struct Timer {
+    Nanos time;
+    std::uint64_t id;
+    bool operator>(const Timer& other) const { return time > other.time; }
+  };
+
+  bool is_method(const std::string& path) const { return methods_.contains(path); }
+  CatalogHold& catalog();  // the current one
+  Ticket* new_ticket();
+  void recycle(Ticket* ticket);
+  // Tickets of one read are submitted together, when the read is over: lanes then find all of them.
+  void stage(Ticket* ticket, CatalogHold& hold, Model& model);
+  void flush();
+  [[nodiscard]] bool submit_job(Job* job);
+  void arm_timer(Connection& connection);
+  void note(Connection& connection, std::vector<Ready>& ready);
+  void complete(Completion* completion, std::vector<Connection*>& touched);
+  void log_access(AccessEntry entry);
+
+  const std::shared_ptr<Engine> engine_;
+  const LoopOptions options_;
+  std::unordered_map<std::string, int> methods_;
+  CompletionRing ring_;
+  std::unique_ptr<std::byte[]> read_buffer_;
+  std::vector<Slot> slots_;
+  std::vector<std::uint32_t> free_slots_;
+  std::size_t open_connections_ = 0;
+  std::list<CatalogHold> catalogs_;  // the current one at the back
+  Completion* backlog_ = nullptr;    // taken from the ring, not handled yet
+  Ticket* staged_first_ = nullptr;
+  Ticket* staged_last_ = nullptr;
+  std::vector<Ticket*> spare_tickets_;
+  std::size_t outstanding_ = 0;  // tickets and jobs that have not come back
+  std::priority_queue<Timer, std::vector<Timer>, std::greater<>> timers_;
+  std::vector<Connection*> touched_;
+  std::deque<AccessEntry> access_log_;
+  std::uint64_t access_dropped_ = 0;
+  Nanos max_step_ = 0;
+  bool closed_ = false;
+  RequestDecoder decoder_;
+  wire::OutMessage out_;
+  std::vector<wire::ResponseOutput> response_outputs_;
+};
+
+}  // namespace headrace
