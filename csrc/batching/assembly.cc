@@ -92,18 +92,22 @@ Status check_rows(const Tensor& output, std::int64_t rows, const std::string& na
   return {};
 }
 
-void scatter_output(std::span<Ticket* const> tickets, std::int64_t rows, std::size_t i, const Tensor& output) {
+void scatter_output(std::span<Ticket* const> tickets, std::span<Ticket* const> claimed, std::int64_t rows,
+                    std::size_t i, const Tensor& output) {
   const bool strings = output.dtype == DType::kBytes;
   const std::size_t row_bytes = rows == 0 || strings ? 0 : output.size / static_cast<std::size_t>(rows);
   const std::size_t row_elements =
       rows == 0 || !strings ? 0 : *element_count(output.shape.dims()) / static_cast<std::size_t>(rows);
-  BlockCopies copies(output.block, static_cast<std::uint32_t>(tickets.size()));
+  BlockCopies copies(output.block, static_cast<std::uint32_t>(claimed.size()));
   std::size_t offset = 0;
+  std::size_t next = 0;
   for (Ticket* ticket : tickets) {
     const auto own_rows = static_cast<std::size_t>(ticket->rows);
     const std::size_t end =
         strings ? skip_strings(output.bytes(), offset, row_elements * own_rows) : offset + row_bytes * own_rows;
-    if (ticket->wanted[i] != 0) {
+    const bool mine = next < claimed.size() && claimed[next] == ticket;
+    if (mine) ++next;
+    if (mine && ticket->wanted[i] != 0) {
       Tensor& slice = ticket->outputs[i];
       slice.dtype = output.dtype;
       slice.shape = output.shape;
@@ -114,6 +118,7 @@ void scatter_output(std::span<Ticket* const> tickets, std::int64_t rows, std::si
     }
     offset = end;
   }
+  HEADRACE_CHECK(next == claimed.size());
 }
 
 }  // namespace
@@ -143,15 +148,9 @@ void wanted_outputs(std::span<Ticket* const> tickets, std::vector<std::uint8_t>&
   }
 }
 
-Status scatter(std::span<Ticket* const> tickets, std::int64_t rows, bool batched, std::span<const Tensor> outputs,
-               std::span<const std::string> output_names) {
+Status check_outputs(std::span<Ticket* const> tickets, std::int64_t rows, bool batched, std::span<const Tensor> outputs,
+                     std::span<const std::string> output_names) {
   HEADRACE_CHECK(!tickets.empty() && (batched || tickets.size() == 1) && output_names.size() == outputs.size());
-  std::int64_t sum = 0;
-  for (const Ticket* ticket : tickets) {
-    HEADRACE_CHECK(ticket->rows >= 0 && ticket->wanted.size() == outputs.size());
-    sum += ticket->rows;
-  }
-  HEADRACE_CHECK(!batched || sum == rows);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i]) {
       if (anyone_wants(tickets, i)) return internal_error("the runtime gave no output '" + output_names[i] + "'");
@@ -160,19 +159,24 @@ Status scatter(std::span<Ticket* const> tickets, std::int64_t rows, bool batched
       if (!status.ok()) return status;
     }
   }
-  for (Ticket* ticket : tickets) {
+  return {};
+}
+
+void scatter(std::span<Ticket* const> tickets, std::span<Ticket* const> claimed, std::int64_t rows, bool batched,
+             std::span<const Tensor> outputs) {
+  for (Ticket* ticket : claimed) {
     ticket->outputs.clear();
     ticket->outputs.resize(outputs.size());
   }
+  if (claimed.empty()) return;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!outputs[i]) continue;
     if (batched) {
-      scatter_output(tickets, rows, i, outputs[i]);
-    } else if (tickets.front()->wanted[i] != 0) {
-      tickets.front()->outputs[i] = outputs[i];
+      scatter_output(tickets, claimed, rows, i, outputs[i]);
+    } else if (claimed.front()->wanted[i] != 0) {
+      claimed.front()->outputs[i] = outputs[i];
     }
   }
-  return {};
 }
 
 }  // namespace headrace

@@ -24,11 +24,15 @@ Status gather(std::span<Ticket* const> tickets, Pool& pool, std::vector<Tensor>&
 // The outputs that any of the tickets wants: one flag per output of the signature.
 void wanted_outputs(std::span<Ticket* const> tickets, std::vector<std::uint8_t>& wanted);
 
-// Hands each ticket its rows of every output it wants: views that share the batch's block, nothing copied.
-// `batched`: the model has a batch dimension, and `rows` is the sum of the tickets' rows; an output whose first
-// dimension is not `rows` is INTERNAL and names it. Not batched: the one ticket gets the tensors whole, whatever their
-// shapes. An output that is wanted and missing is INTERNAL too. After an error the tickets are untouched.
-Status scatter(std::span<Ticket* const> tickets, std::int64_t rows, bool batched, std::span<const Tensor> outputs,
-               std::span<const std::string> output_names);
+// That a run's outputs can be handed out: every output that is wanted is there, and for a model with a batch dimension
+// (`batched`) its first dimension is `rows`, the sum of the tickets' rows. INTERNAL names the one that is wrong.
+Status check_outputs(std::span<Ticket* const> tickets, std::int64_t rows, bool batched, std::span<const Tensor> outputs,
+                     std::span<const std::string> output_names);
+
+// Hands each of `claimed` its rows of every output it wants: views that share the batch's block, nothing copied.
+// `claimed` is the part of `tickets` (the whole batch, in order) that nobody has answered yet: the others are read,
+// never written. Not batched: the one ticket gets the tensors whole, whatever their shapes. check_outputs has passed.
+void scatter(std::span<Ticket* const> tickets, std::span<Ticket* const> claimed, std::int64_t rows, bool batched,
+             std::span<const Tensor> outputs);
 
 }  // namespace headrace

@@ -28,7 +28,9 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
     batch_.outputs.clear();
     status = runnable.session->run(batch_);
     record.infer_end = clock_.now();
-    if (status.ok() && runnable.batched) status = check_rows(record.rows, batch_.outputs, runnable.output_names);
+    if (status.ok()) {
+      status = check_outputs(tickets, record.rows, runnable.batched, batch_.outputs, runnable.output_names);
+    }
   }
   inputs_.clear();
 
@@ -70,7 +72,7 @@ void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assign
   for (Completion* link = chain.first; link != nullptr; link = link == chain.last ? nullptr : link->next) {
     claimed_.push_back(static_cast<Ticket*>(link));
   }
-  if (status.ok()) scatter(tickets, claimed_, runnable.batched, batch_.outputs);
+  if (status.ok()) scatter(tickets, claimed_, record.rows, runnable.batched, batch_.outputs);
   batch_.outputs.clear();
   record.ok = status.ok();
   record.finished = clock_.now();
