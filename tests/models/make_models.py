@@ -1,0 +1,510 @@
+"""Builds every model that the tests load into one directory: `python make_models.py DIR`.
+
+The files are the same, byte for byte, on every run: weights are seeded. `DIR/<name>.onnx` for most;
+`DIR/<name>/model.onnx` for those with external data.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+OPSETS = [helper.make_opsetid("", 17)]
+IR_VERSION = 8
+Dims = Sequence[int | str | None] | None
+
+# The protocol's word for each element type, and ONNX's.
+DTYPES = {
+    "bool": TensorProto.BOOL,
+    "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
+    "uint32": TensorProto.UINT32,
+    "uint64": TensorProto.UINT64,
+    "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "fp32": TensorProto.FLOAT,
+    "fp64": TensorProto.DOUBLE,
+    "bytes": TensorProto.STRING,
+}
+FLOAT = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+
+
+def value(name: str, dims: Dims, dtype: int = FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, dims)
+
+
+def constant(name: str, array: object, dtype: type = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(array, dtype=dtype), name)
+
+
+def model(
+    nodes: list[NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    initializers: Sequence[TensorProto] = (),
+    *,
+    opsets: list[onnx.OperatorSetIdProto] | None = None,
+    ir_version: int = IR_VERSION,
+) -> ModelProto:
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, initializer=list(initializers))
+    return helper.make_model(graph, opset_imports=opsets or OPSETS, ir_version=ir_version, producer_name="headrace")
+
+
+def twice(dtype: int, dims: Sequence[int | str]) -> ModelProto:
+    """y is x beside itself along the last axis: [.., 3] -> [.., 6]."""
+    wide = [*dims[:-1], 6]
+    return model(
+        [helper.make_node("Concat", ["x", "x"], ["y"], axis=len(dims) - 1)],
+        [value("x", dims, dtype)],
+        [value("y", wide, dtype)],
+    )
+
+
+def add_sub() -> ModelProto:
+    """Two INT32[N,16] inputs; their sum and their difference."""
+    return model(
+        [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])],
+        [value(name, ["batch", 16], TensorProto.INT32) for name in ("a", "b")],
+        [value(name, ["batch", 16], TensorProto.INT32) for name in ("sum", "difference")],
+    )
+
+
+def mlp() -> ModelProto:
+    """64-128-128-128-10 with ReLU between, seeded weights."""
+    random = np.random.default_rng(7)
+    sizes = [64, 128, 128, 128, 10]
+    nodes, weights, at = [], [], "x"
+    for layer, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        last = layer == len(sizes) - 2
+        weights.append(constant(f"w{layer}", random.normal(0, rows**-0.5, (rows, columns))))
+        weights.append(constant(f"b{layer}", random.normal(0, 0.1, columns)))
+        out = "logits" if last else f"h{layer}"
+        nodes.append(helper.make_node("Gemm", [at, f"w{layer}", f"b{layer}"], [out]))
+        if not last:
+            nodes.append(helper.make_node("Relu", [out], [f"r{layer}"]))
+            at = f"r{layer}"
+    return model(nodes, [value("x", ["batch", 64])], [value("logits", ["batch", 10])], weights)
+
+
+def mean_over_batch() -> ModelProto:
+    """Every row minus the mean of all rows: must not be batched."""
+    return model(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+    )
+
+
+def running_sum() -> ModelProto:
+    """A row's answer holds the rows before it: must not be batched."""
+    return model(
+        [helper.make_node("CumSum", ["x", "axis"], ["y"])],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+        [constant("axis", 0, np.int64)],
+    )
+
+
+def dynamic_quantize() -> ModelProto:
+    """Quantizes over the whole batch: must not be batched."""
+    return model(
+        [
+            helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        ],
+        [value("x", ["batch", 8])],
+        [value("y", ["batch", 8])],
+    )
+
+
+def constant_answer() -> ModelProto:
+    """The answer does not depend on the input, so nothing can be learnt about rows."""
+    return model(
+        [helper.make_node("Mul", ["x", "zero"], ["y"])],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+        [constant("zero", [0.0])],
+    )
+
+
+def different_symbols() -> ModelProto:
+    """Batchable, though the batch dimension has another name on each side (as tf2onnx writes it)."""
+    return model(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [value("x", ["unk__1", 4])],
+        [value("y", ["unk__2", 4])],
+    )
+
+
+def dynamic_inner() -> ModelProto:
+    """[batch, length, 4] -> its double, and the sum over the length."""
+    return model(
+        [
+            helper.make_node("Add", ["x", "x"], ["double"]),
+            helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0),
+        ],
+        [value("x", ["batch", "length", 4])],
+        [value("double", ["batch", "length", 4]), value("total", ["batch", 4])],
+        [constant("axes", [1], np.int64)],
+    )
+
+
+def multiple_of_32() -> ModelProto:
+    """Takes only lengths that 32 divides."""
+    return model(
+        [
+            helper.make_node("Reshape", ["x", "shape"], ["blocks"]),
+            helper.make_node("ReduceSum", ["blocks", "axes"], ["y"], keepdims=0),
+        ],
+        [value("x", ["batch", "length"])],
+        [value("y", ["batch", "blocks"])],
+        [constant("shape", [0, -1, 32], np.int64), constant("axes", [2], np.int64)],
+    )
+
+
+def square_of_batch() -> ModelProto:
+    """[batch, batch]: the batch dimension is an inner one too."""
+    return model(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        [value("x", ["batch", "batch"])],
+        [value("y", ["batch", "batch"])],
+    )
+
+
+def scalar() -> ModelProto:
+    return model(
+        [helper.make_node("Add", ["x", "one"], ["y"])], [value("x", [])], [value("y", [])], [constant("one", 1)]
+    )
+
+
+def zero_size() -> ModelProto:
+    return model([helper.make_node("Neg", ["x"], ["y"])], [value("x", [2, 0])], [value("y", [2, 0])])
+
+
+def unranked() -> ModelProto:
+    """States no shape at all."""
+    return model([helper.make_node("Neg", ["x"], ["y"])], [value("x", None)], [value("y", None)])
+
+
+def optional_input() -> ModelProto:
+    """y = x * scale; scale is an input with the default 2."""
+    return model(
+        [helper.make_node("Mul", ["x", "scale"], ["y"])],
+        [value("x", ["batch", 4]), value("scale", [1])],
+        [value("y", ["batch", 4])],
+        [constant("scale", [2.0])],
+    )
+
+
+def shared_symbol() -> ModelProto:
+    return model(
+        [helper.make_node("Add", ["a", "b"], ["sum"])],
+        [value("a", ["batch", "width"]), value("b", ["batch", "width"])],
+        [value("sum", ["batch", "width"])],
+    )
+
+
+def gather_rows() -> ModelProto:
+    """Two rows of a table of four for each row of the batch: an index over 3 makes the whole run fail."""
+    table = np.arange(12).reshape(4, 3)
+    return model(
+        [helper.make_node("Gather", ["table", "index"], ["y"], axis=0)],
+        [value("index", ["batch", 2], INT64)],
+        [value("y", ["batch", 2, 3])],
+        [constant("table", table)],
+    )
+
+
+def slow() -> ModelProto:
+    """As many 128x128 products, one after the other, as the largest `iterations` of the batch says."""
+    random = np.random.default_rng(11)
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "matrix"], ["product"]),
+            helper.make_node("Clip", ["product", "low", "high"], ["next"]),
+            helper.make_node("Identity", ["go_on"], ["still"]),
+        ],
+        "body",
+        [value("i", [], INT64), value("go_on", [], TensorProto.BOOL), value("state", [128, 128])],
+        [value("still", [], TensorProto.BOOL), value("next", [128, 128])],
+    )
+    return model(
+        [
+            helper.make_node("ReduceMax", ["iterations"], ["trips"], keepdims=0),
+            helper.make_node("Loop", ["trips", "", "matrix"], ["last"], body=body),
+            helper.make_node("ReduceSum", ["last"], ["total"], keepdims=0),
+            helper.make_node("Mul", ["total", "zero"], ["nothing"]),
+            helper.make_node("Cast", ["iterations"], ["count"], to=FLOAT),
+            helper.make_node("Add", ["count", "nothing"], ["y"]),
+        ],
+        [value("iterations", ["batch", 1], INT64)],
+        [value("y", ["batch", 1])],
+        [
+            constant("matrix", random.normal(0, 0.05, (128, 128))),
+            constant("low", -1),
+            constant("high", 1),
+            constant("zero", 0),
+        ],
+    )
+
+
+def compress() -> ModelProto:
+    """States that it keeps every row; keeps those that start with a positive number."""
+    return model(
+        [
+            helper.make_node("Slice", ["x", "start", "end", "axis"], ["first"]),
+            helper.make_node("Squeeze", ["first", "axis"], ["flat"]),
+            helper.make_node("Greater", ["flat", "zero"], ["keep"]),
+            helper.make_node("Compress", ["x", "keep"], ["y"], axis=0),
+        ],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+        [
+            constant("start", [0], np.int64),
+            constant("end", [1], np.int64),
+            constant("axis", [1], np.int64),
+            constant("zero", 0),
+        ],
+    )
+
+
+def handed_on() -> ModelProto:
+    """Outputs that no kernel writes: an input and a constant as they are; and two that only rename."""
+    return model(
+        [helper.make_node("Identity", ["x"], ["same"]), helper.make_node("Reshape", ["x", "shape"], ["flat"])],
+        [value("x", [2, 3])],
+        [value("x", [2, 3]), value("table", [2, 3]), value("same", [2, 3]), value("flat", [6])],
+        [constant("table", [[1, 2, 3], [4, 5, 6]]), constant("shape", [6], np.int64)],
+    )
+
+
+def branch() -> ModelProto:
+    """An If whose branches hand on an outer value or compute one."""
+    then = helper.make_graph([helper.make_node("Identity", ["x"], ["t"])], "then", [], [value("t", ["batch", 4])])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["e"])], "else", [], [value("e", ["batch", 4])])
+    return model(
+        [helper.make_node("If", ["condition"], ["y"], then_branch=then, else_branch=other)],
+        [value("x", ["batch", 4]), value("condition", [], TensorProto.BOOL)],
+        [value("y", ["batch", 4])],
+    )
+
+
+def sequence_output() -> ModelProto:
+    return model(
+        [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0)],
+        [value("x", ["batch", 4])],
+        [helper.make_tensor_sequence_value_info("parts", FLOAT, None)],
+    )
+
+
+def zipmap() -> ModelProto:
+    """A classifier as skl2onnx writes it by default: the probabilities as a sequence of maps."""
+    sequence = onnx.ValueInfoProto(name="output_probability")
+    entry = sequence.type.sequence_type.elem_type.map_type
+    entry.key_type = INT64
+    entry.value_type.tensor_type.elem_type = FLOAT
+    return model(
+        [
+            helper.make_node("Softmax", ["x"], ["probabilities"]),
+            helper.make_node(
+                "ZipMap", ["probabilities"], ["output_probability"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]
+            ),
+        ],
+        [value("x", ["batch", 3])],
+        [sequence],
+        opsets=[*OPSETS, helper.make_opsetid("ai.onnx.ml", 1)],
+    )
+
+
+def optional_type() -> ModelProto:
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(FLOAT, [2]))
+    return model(
+        [helper.make_node("Optional", ["x"], ["maybe"])],
+        [value("x", [2])],
+        [helper.make_value_info("maybe", kind)],
+    )
+
+
+def float8() -> ModelProto:
+    return model(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT8E4M3FN)],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4], TensorProto.FLOAT8E4M3FN)],
+        opsets=[helper.make_opsetid("", 19)],
+        ir_version=9,
+    )
+
+
+def int4() -> ModelProto:
+    return model(
+        [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)],
+        [value("x", ["batch", 4], TensorProto.INT4)],
+        [value("y", ["batch", 4])],
+        opsets=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+
+
+def no_kernel() -> ModelProto:
+    """An operator that no runtime knows."""
+    return model(
+        [helper.make_node("Nonesuch", ["x"], ["y"], domain="example.nowhere")],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+        opsets=[*OPSETS, helper.make_opsetid("example.nowhere", 1)],
+    )
+
+
+def described() -> ModelProto:
+    built = model([helper.make_node("Neg", ["x"], ["y"])], [value("x", ["batch", 4])], [value("y", ["batch", 4])])
+    built.domain = "org.example"
+    built.doc_string = "Turns the sign."
+    built.graph.name = "negation"
+    built.graph.doc_string = "One node."
+    built.model_version = 3
+    helper.set_model_props(built, {"labels": "plus,minus", "author": "Ada"})
+    return built
+
+
+SINGLE_FILES: list[Callable[[], ModelProto]] = [
+    add_sub,
+    mlp,
+    mean_over_batch,
+    running_sum,
+    dynamic_quantize,
+    constant_answer,
+    different_symbols,
+    dynamic_inner,
+    multiple_of_32,
+    square_of_batch,
+    scalar,
+    zero_size,
+    unranked,
+    optional_input,
+    shared_symbol,
+    gather_rows,
+    slow,
+    compress,
+    handed_on,
+    branch,
+    sequence_output,
+    zipmap,
+    optional_type,
+    float8,
+    int4,
+    no_kernel,
+    described,
+]
+
+
+def external(name: str, location: str, offset: int = 0, length: int = 64) -> TensorProto:
+    """A FLOAT[4,4] whose bytes lie in another file."""
+    tensor = TensorProto(name=name, data_type=FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    for key, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=text)
+    return tensor
+
+
+def product(weights: TensorProto) -> ModelProto:
+    return model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], [value("x", ["batch", 4])], [value("y", ["batch", 4])], [weights]
+    )
+
+
+def in_constant(weights: TensorProto) -> ModelProto:
+    """The tensor is an attribute of a Constant node."""
+    return model(
+        [helper.make_node("Constant", [], ["w"], value=weights), helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+    )
+
+
+def in_subgraph(weights: TensorProto) -> ModelProto:
+    """The tensor is an initializer of a branch."""
+
+    def side(name: str, initializers: list[TensorProto], node: NodeProto) -> GraphProto:
+        return helper.make_graph([node], name, [], [value(name, ["batch", 4])], initializer=initializers)
+
+    return model(
+        [
+            helper.make_node(
+                "If",
+                ["condition"],
+                ["y"],
+                then_branch=side("t", [weights], helper.make_node("MatMul", ["x", "w"], ["t"])),
+                else_branch=side("e", [], helper.make_node("Neg", ["x"], ["e"])),
+            )
+        ],
+        [value("x", ["batch", 4]), value("condition", [], TensorProto.BOOL)],
+        [value("y", ["batch", 4])],
+    )
+
+
+def write(path: Path, built: ModelProto) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(built.SerializeToString(deterministic=True))
+
+
+def make_external(root: Path) -> None:
+    """Folders of models with external data: two that may be loaded, and every way out of the folder."""
+    data = np.eye(4, dtype=np.float32) * 3
+    outside = root / "outside"
+    outside.mkdir(parents=True, exist_ok=True)
+    (outside / "weights.bin").write_bytes(data.tobytes())
+    models = {
+        "external_inside": product(external("w", "weights.bin")),
+        "external_folder": product(external("w", "data/weights.bin")),
+        "external_link_inside": product(external("w", "link.bin")),
+        "external_constant_inside": in_constant(external("w", "weights.bin")),
+        "external_subgraph_inside": in_subgraph(external("w", "weights.bin")),
+        "external_absolute": product(external("w", str((outside / "weights.bin").resolve()))),
+        "external_dotdot": product(external("w", "../outside/weights.bin")),
+        "external_link": product(external("w", "link_out.bin")),
+        "external_folder_link": product(external("w", "folder_out/weights.bin")),
+        "external_missing": product(external("w", "missing.bin")),
+        "external_short": product(external("w", "weights.bin", offset=16)),
+        "external_memory": product(external("w", "*/_ORT_MEM_ADDR_/*", offset=4096)),
+        "external_constant": in_constant(external("w", "../outside/weights.bin")),
+        "external_subgraph": in_subgraph(external("w", "../outside/weights.bin")),
+    }
+    for name, built in models.items():
+        folder = root / name
+        shutil.rmtree(folder, ignore_errors=True)
+        write(folder / "model.onnx", built)
+        (folder / "weights.bin").write_bytes(data.tobytes())
+        (folder / "data").mkdir()
+        (folder / "data" / "weights.bin").write_bytes(data.tobytes())
+        (folder / "link.bin").symlink_to("weights.bin")
+        (folder / "link_out.bin").symlink_to("../outside/weights.bin")
+        (folder / "folder_out").symlink_to("../outside")
+
+
+def make_models(root: Path) -> None:
+    """Writes all models below `root`, which is made if it is missing."""
+    for make in SINGLE_FILES:
+        write(root / f"{make.__name__}.onnx", make())
+    for name, dtype in DTYPES.items():
+        write(root / f"twice_{name}.onnx", twice(dtype, ["batch", 3]))
+        write(root / f"twice_{name}_fixed.onnx", twice(dtype, [2, 3]))
+    make_external(root)
+    (root / "corrupt.onnx").write_bytes(b"\x3a\x7fThis is no model.")
+    (root / "no_graph.onnx").write_bytes(b"")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python make_models.py DIR")
+    make_models(Path(sys.argv[1]))
