@@ -7,10 +7,10 @@
 //   - the large reserve, one maximal message: also for the oldest incomplete message.
 //
 // What the oldest incomplete message gets: bytes of other incomplete messages never refuse it, however many they are,
-// so an upload that goes on is finished in the end. Only messages that are whole (they wait for their model, or run)
-// can hold what it needs of the large reserve: its last user keeps its part of it until it is released, or until the
-// common tier has room to take that part over, whichever is first. In that gap the next oldest has what is left of the
-// reserve, and is refused beyond it: the process is then full of accepted work. Nobody ever waits.
+// so half-sent uploads alone never stop one that goes on. Only messages that are whole (they wait for their model, or
+// run) can hold what it needs of the large reserve: its last user keeps its part of it until it is released, or until
+// the common tier has room to take that part over, whichever is first. In that gap the next oldest has what is left of
+// the reserve, and is refused beyond it: the process is then full of accepted work. Nobody ever waits.
 //
 // Thread-safe: the loops of a process share one. What fits the common tier takes no lock, except for the list of the
 // incomplete.

@@ -1,0 +1,81 @@
+#include "batching/request.h"
+
+#include <gtest/gtest.h>
+
+namespace headrace {
+namespace {
+
+TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
+  Pool pool(PoolOptions{});
+  Ticket ticket;
+  Ticket other;
+  auto block = pool.allocate(16);
+  ASSERT_TRUE(block);
+  Tensor tensor;
+  tensor.dtype = DType::kInt32;
+  tensor.shape = Shape{1, 4};
+  tensor.block = std::move(*block);
+  tensor.data = tensor.block.data();
+  tensor.size = 16;
+
+  ticket.next = &other;
+  ticket.kind = CompletionKind::kPart;
+  ticket.cookie_slot = 1;
+  ticket.cookie_call = 2;
+  ticket.inputs.push_back(tensor);
+  ticket.outputs.push_back(std::move(tensor));
+  ticket.wanted = {1, 0};
+  ticket.rows = 4;
+  ticket.deadline = 5;
+  ticket.priority = 6;
+  ticket.id = std::string(100, 'x');
+  ticket.timing = true;
+  ticket.status = internal_error("broken");
+  ticket.time.finished = 7;
+  ticket.batch_rows = 8;
+  ticket.state = TicketState::kDone;
+  ticket.model = &pool;
+  ticket.queue_prev = &other;
+  ticket.queue_next = &other;
+  ticket.sequence = 9;
+  ticket.queued_bytes = 10;
+  ticket.heap_index = 11;
+  ticket.references = 0;
+  const auto inputs_capacity = ticket.inputs.capacity();
+  const auto id_capacity = ticket.id.capacity();
+
+  ticket.clear();
+
+  EXPECT_EQ(ticket.next, nullptr);
+  EXPECT_EQ(ticket.kind, CompletionKind::kFinal);
+  EXPECT_EQ(ticket.sink, nullptr);
+  EXPECT_EQ(ticket.cookie_slot, 0U);
+  EXPECT_EQ(ticket.cookie_call, 0U);
+  EXPECT_TRUE(ticket.inputs.empty());
+  EXPECT_TRUE(ticket.outputs.empty());
+  EXPECT_TRUE(ticket.wanted.empty());
+  EXPECT_EQ(ticket.rows, 1);
+  EXPECT_EQ(ticket.deadline, kNever);
+  EXPECT_EQ(ticket.priority, 0U);
+  EXPECT_TRUE(ticket.id.empty());
+  EXPECT_FALSE(ticket.timing);
+  EXPECT_TRUE(ticket.status.ok());
+  EXPECT_EQ(ticket.time.finished, 0);
+  EXPECT_EQ(ticket.batch_rows, 0);
+  EXPECT_EQ(ticket.state, TicketState::kNew);
+  EXPECT_EQ(ticket.model, nullptr);
+  EXPECT_EQ(ticket.queue_prev, nullptr);
+  EXPECT_EQ(ticket.queue_next, nullptr);
+  EXPECT_EQ(ticket.group, nullptr);
+  EXPECT_EQ(ticket.sequence, 0U);
+  EXPECT_EQ(ticket.queued_bytes, 0U);
+  EXPECT_EQ(ticket.heap_index, kNotInHeap);
+  EXPECT_EQ(ticket.references.load(), 1U);
+  EXPECT_EQ(ticket.inputs.capacity(), inputs_capacity);
+  EXPECT_EQ(ticket.id.capacity(), id_capacity);
+  EXPECT_EQ(pool.stats().bytes_in_use, 0U);
+  EXPECT_EQ(pool.stats().blocks_in_use, 0U);
+}
+
+}  // namespace
+}  // namespace headrace
