@@ -224,7 +224,7 @@ class OrtSession final : public Session {
     const auto [failure, stopped] = execute(batch, scratch);
     if (failure && stopped) return {Code::kCancelled, "The run was stopped: nobody waits for its answer any more."};
     if (failure) {
-      again = guessed && failure.code != ort::Error::kInvalidArgument;
+      again = guessed;  // the error's code does not tell a wrong guess from a wrong input
       return run_error(failure);
     }
     for (std::size_t k = 0; k < scratch.outputs.size(); ++k) {

@@ -281,11 +281,15 @@ def compress() -> ModelProto:
 
 
 def handed_on() -> ModelProto:
-    """Outputs that no kernel writes: an input and a constant as they are; and two that only rename."""
+    """Outputs that no kernel writes: an input, a constant, what folds into one; and two that only rename."""
     return model(
-        [helper.make_node("Identity", ["x"], ["same"]), helper.make_node("Reshape", ["x", "shape"], ["flat"])],
+        [
+            helper.make_node("Identity", ["x"], ["same"]),
+            helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+            helper.make_node("Neg", ["table"], ["folded"]),
+        ],
         [value("x", [2, 3])],
-        [value("x", [2, 3]), value("table", [2, 3]), value("same", [2, 3]), value("flat", [6])],
+        [*(value(name, [2, 3]) for name in ("x", "table", "same", "folded")), value("flat", [6])],
         [constant("table", [[1, 2, 3], [4, 5, 6]]), constant("shape", [6], np.int64)],
     )
 
