@@ -216,6 +216,7 @@ class LoopPort:
     def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, *, methods: Sequence[str]) -> None:
         config = engine.config
         self.loop = loop
+        self.write_stall_seconds = config.write_stall_seconds
         self._engine = engine
         self._core = _core.Loop(
             engine.core, methods=methods, access_log=config.access_log, measure_steps=config.measure_steps

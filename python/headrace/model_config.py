@@ -1,0 +1,420 @@
+"""A model's config.pbtxt: what it asks for, what of it can be done, and the rest of it completed from the model.
+
+Field names and meanings are Triton's. Every field is obeyed, named in a warning because it has no effect here, or
+refused with a sentence: none is ignored in silence. Pure: text in, settings out.
+
+Batching, in this order: `max_batch_size` written out is obeyed (0: the model's own shapes; over 0 without
+`dynamic_batching {}`: each request runs alone); otherwise a probe at load decides whether the model can be batched, and
+then dynamic batching is on. The model's `batching_reason` says which rule applied.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import text_format
+
+from headrace import _proto
+from headrace.config import Config
+from headrace.errors import InvalidArgument, Unimplemented
+
+if TYPE_CHECKING:
+    from headrace.engine import BatchingOptions, Model, SessionOptions, TensorInfo
+
+__all__ = ["ModelSettings", "check_signature", "complete", "platform_of", "read"]
+
+_PLATFORMS = {"onnxruntime_onnx": "onnxruntime"}
+_BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo"}  # with the file that a version's folder holds
+_GRAPH_LEVELS = {-1: 1, 1: 2, 2: 0}  # config.pbtxt -> ONNX Runtime: basic, extended, none; anything else is all (99)
+_PASSED_ON = ("session.", "optimization.", "ep.")  # parameters that are the runtime's own session configuration
+
+_NO_EFFECT = "it has no effect here"
+_WARNED = {
+    "cc_model_filenames": "models run on the CPU, and default_model_filename is used",
+    "metric_tags": _NO_EFFECT,
+    "model_metrics": _NO_EFFECT,
+    "model_warmup": "the model is not warmed up",
+    "model_operations": "libraries of custom operators are not loaded",
+    "model_repository_agents": "no agent is run, so nothing is checked or changed by one",
+    "response_cache": "responses are not cached",
+    "runtime": _NO_EFFECT,
+}
+_REFUSED = {
+    "sequence_batching": "stateful sequences cannot be served",
+    "ensemble_scheduling": "ensembles cannot be served: call the models one after the other",
+    "batch_input": "inputs that are made from a batch's composition cannot be served",
+    "batch_output": "outputs that are cut by an input's shape cannot be served",
+}
+_OBEYED = {
+    "name",
+    "platform",
+    "backend",
+    "version_policy",
+    "max_batch_size",
+    "input",
+    "output",
+    "instance_group",
+    "default_model_filename",
+    "dynamic_batching",
+    "optimization",
+    "parameters",
+    "model_transaction_policy",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """What the repository needs to load a model, and what the file said."""
+
+    name: str
+    backend: str
+    filename: str
+    session: "SessionOptions"
+    batching: "BatchingOptions"
+    message: Any  # inference.ModelConfig as written; empty when there is no file
+    max_batch_size: int | None  # None: the file does not say
+    warnings: tuple[str, ...]
+
+    def versions(self, available: Iterable[int]) -> tuple[list[int], list[int]]:
+        """The versions to serve, ascending, and those that the version policy names but the folder lacks."""
+        found = sorted(available)
+        policy = self.message.version_policy
+        choice = policy.WhichOneof("policy_choice")
+        if choice == "all":
+            return found, []
+        if choice == "specific":
+            asked = sorted(set(policy.specific.versions))
+            return [v for v in asked if v in found], [v for v in asked if v not in found]
+        return found[-max(1, policy.latest.num_versions) :], []
+
+
+class _Reader:
+    """One file being read: gathers warnings, and knows how to refuse."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self.config = config
+        self.warnings: list[str] = []
+
+    def wrong(self, what: str) -> InvalidArgument:
+        return InvalidArgument(f"config.pbtxt of model '{self.name}': {what}.")
+
+    def cannot(self, field: str, why: str) -> Unimplemented:
+        return Unimplemented(
+            f"config.pbtxt of model '{self.name}': {field}: {why}; remove the field to serve the model."
+        )
+
+    def warn(self, field: str, why: str) -> None:
+        self.warnings.append(f"config.pbtxt of model '{self.name}': {field}: {why}.")
+
+    def warn_set(self, where: str, message: Any, known: Iterable[str], why: str = _NO_EFFECT) -> None:
+        """A warning for each field of `message` that is set and not in `known`."""
+        for field, _ in message.ListFields():
+            if field.name not in known:
+                self.warn(f"{where}.{field.name}", why)
+
+
+def read(name: str, text: str | None, config: Config) -> ModelSettings:
+    """The settings of the model in the folder `name`. `text`: its config.pbtxt, None when it has none.
+
+    InvalidArgument says what is wrong with the file, Unimplemented what of it cannot be served.
+    """
+    reader = _Reader(name, config)
+    message = _proto.ModelConfig()
+    if text is not None:
+        try:
+            text_format.Parse(text, message, descriptor_pool=_proto.POOL)
+        except text_format.ParseError as error:
+            raise reader.wrong(f"cannot be read: line {error}") from None
+    for field, _ in message.ListFields():
+        if field.name in _REFUSED:
+            raise reader.cannot(field.name, _REFUSED[field.name])
+        if field.name not in _OBEYED:
+            reader.warn(field.name, _WARNED.get(field.name, _NO_EFFECT))
+    if message.name and message.name != name:
+        raise reader.wrong(f"its name is '{message.name}', but the folder's is '{name}': rename one, or leave name out")
+    if message.model_transaction_policy.decoupled:
+        raise reader.cannot("model_transaction_policy.decoupled", "a model answers each request once")
+    backend = _backend(reader, message)
+    filename = message.default_model_filename or _BACKENDS[backend]
+    if "/" in filename or filename in {".", ".."}:
+        raise reader.wrong(f"default_model_filename '{filename}' must be the name of a file in the version's folder")
+    _check_tensors(reader, message)
+    stated = message.max_batch_size if _states(text or "", "max_batch_size") else None
+    batching = _batching(reader, message, stated)
+    return ModelSettings(
+        name=name,
+        backend=backend,
+        filename=filename,
+        session=_session(reader, message),
+        batching=batching,
+        message=message,
+        max_batch_size=stated,
+        warnings=tuple(reader.warnings),
+    )
+
+
+_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}<>]|\w+""")
+
+
+def _states(text: str, field: str) -> bool:
+    """Whether `text` (valid text format) sets `field` of the outermost message: proto3 drops a 0 that is written."""
+    depth = 0
+    for token in _TOKEN.findall(text):
+        if token in "{<":
+            depth += 1
+        elif token in "}>":
+            depth -= 1
+        elif depth == 0 and token == field:
+            return True
+    return False
+
+
+def _backend(reader: _Reader, message: Any) -> str:
+    platform, backend = message.platform, message.backend
+    if platform and platform not in _PLATFORMS:
+        raise reader.cannot(f"platform '{platform}'", f"this server runs {', '.join(_PLATFORMS)}")
+    if backend and backend not in _BACKENDS:
+        raise reader.cannot(f"backend '{backend}'", f"this server runs {', '.join(_BACKENDS)}")
+    if platform and backend and _PLATFORMS[platform] != backend:
+        raise reader.wrong(f"platform '{platform}' and backend '{backend}' do not fit together: leave one out")
+    return str(backend or _PLATFORMS.get(platform, "onnxruntime"))
+
+
+def _check_tensors(reader: _Reader, message: Any) -> None:
+    for kind, tensors in (("input", message.input), ("output", message.output)):
+        seen: set[str] = set()
+        for tensor in tensors:
+            where = f"{kind} '{tensor.name}'"
+            if not tensor.name:
+                raise reader.wrong(f"an {kind} has no name")
+            if tensor.name in seen:
+                raise reader.wrong(f"{where} stands there twice")
+            seen.add(tensor.name)
+            if any(dim < -1 or dim == 0 for dim in tensor.dims):
+                raise reader.wrong(f"{where} has dims {list(tensor.dims)}: each is a size over 0, or -1 for any")
+            if tensor.HasField("reshape"):
+                raise reader.cannot(f"{where}.reshape", "tensors are served in the model's own shape")
+            for flag in ("is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io"):
+                if getattr(tensor, flag, False):
+                    raise reader.cannot(f"{where}.{flag}", "such tensors cannot be served")
+            if kind == "output" and tensor.label_filename:
+                reader.warn(f"{where}.label_filename", "classification by the server is not offered")
+
+
+def _batching(reader: _Reader, message: Any, stated: int | None) -> "BatchingOptions":
+    config = reader.config
+    if stated is not None and not 0 <= stated <= 1 << 20:
+        raise reader.wrong(f"max_batch_size is {stated}: it must be 0 to {1 << 20}")
+    limit = config.default_max_batch_size if stated is None else stated
+    options: BatchingOptions = {
+        "decided": stated is not None,
+        "max_batch_size": limit,
+        "dynamic_batching": stated is None or (stated > 0 and message.HasField("dynamic_batching")),
+        "preferred_batch_sizes": [],
+        "max_queue_delay_ns": 0,
+        "max_queue_size": config.max_queue_size,
+        "max_queue_bytes": config.max_queue_bytes,
+        "max_lanes": _max_lanes(reader, message),
+    }
+    if not message.HasField("dynamic_batching"):
+        return options
+    dynamic = message.dynamic_batching
+    if stated == 0:
+        reader.warn("dynamic_batching", "it has no effect because max_batch_size is 0")
+        return options
+    for size in dynamic.preferred_batch_size:
+        if not 0 < size <= limit:
+            raise reader.wrong(f"dynamic_batching.preferred_batch_size {size} must be 1 to max_batch_size ({limit})")
+    options["preferred_batch_sizes"] = sorted(set(dynamic.preferred_batch_size))
+    if dynamic.max_queue_delay_microseconds > 3_600_000_000:
+        raise reader.wrong("dynamic_batching.max_queue_delay_microseconds is over an hour")
+    options["max_queue_delay_ns"] = dynamic.max_queue_delay_microseconds * 1000
+    queue = dynamic.default_queue_policy
+    if queue.max_queue_size:  # 0 is no bound to Triton; here the server's bound stays
+        options["max_queue_size"] = queue.max_queue_size
+    reader.warn_set("dynamic_batching.default_queue_policy", queue, {"max_queue_size"})
+    known = {"preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy"}
+    reader.warn_set("dynamic_batching", dynamic, known)
+    return options
+
+
+def _max_lanes(reader: _Reader, message: Any) -> int:
+    """How many lanes may run the model at one time: the counts of all groups; 0 (all) when none is given."""
+    count = 0
+    kinds = _proto.ModelInstanceGroup
+    for group in message.instance_group:
+        if group.kind == kinds.KIND_GPU or (group.kind == kinds.KIND_AUTO and group.gpus):
+            raise reader.cannot("instance_group.kind KIND_GPU", "this server runs models on the CPU: use KIND_CPU")
+        if group.count < 0:
+            raise reader.wrong(f"instance_group.count is {group.count}: it must be 1 or more")
+        if group.kind == kinds.KIND_MODEL:
+            reader.warn("instance_group.kind KIND_MODEL", "the model runs on the CPU")
+        reader.warn_set("instance_group", group, {"name", "kind", "count"})
+        count += max(1, group.count)
+    if count > reader.config.lanes:
+        reader.warn(
+            "instance_group.count", f"{count} is more than the server's {reader.config.lanes} lane(s) (--lanes)"
+        )
+    return count
+
+
+def _session(reader: _Reader, message: Any) -> "SessionOptions":
+    config = reader.config
+    values = {key: value.string_value for key, value in message.parameters.items()}
+
+    def number(key: str, low: int, high: int) -> int | None:
+        text = values.pop(key, None)
+        if text is None:
+            return None
+        if not re.fullmatch(r"\d{1,6}", text.strip()) or not low <= int(text) <= high:
+            raise reader.wrong(f"parameters.{key} is '{text}': it must be {low} to {high}")
+        return int(text)
+
+    budget = max(1, config.host_limits.cores // config.lanes)
+    intra = number("intra_op_thread_count", 0, 1024) or config.compute_threads
+    parallel = number("execution_mode", 0, 1) == 1
+    inter = number("inter_op_thread_count", 0, 1024) or 1
+    for key, asked in (("intra_op_thread_count", intra), ("inter_op_thread_count", inter)):
+        if asked > budget:
+            reader.warn(f"parameters.{key}", f"{asked} threads x {config.lanes} lanes exceed the cores: {budget} used")
+    intra, inter = min(intra, budget), min(inter, budget)
+    if parallel and intra * inter > budget:
+        intra = max(1, budget // inter)
+        reader.warn("parameters.intra_op_thread_count", f"{intra} used beside {inter} inter-op threads (--lanes)")
+    session: SessionOptions = {
+        "intra_op_threads": intra,
+        "inter_op_threads": inter,
+        "parallel_execution": parallel,
+        "graph_optimization_level": _GRAPH_LEVELS.get(message.optimization.graph.level, 99),
+        "memory_arena": number("enable_mem_arena", 0, 1) != 0,
+        "memory_pattern": number("enable_mem_pattern", 0, 1) != 0,
+        "config_entries": {key: values.pop(key) for key in sorted(values) if key.startswith(_PASSED_ON)},
+    }
+    for key in sorted(values):
+        reader.warn(f"parameters.{key}", _NO_EFFECT)
+    for accelerator in (
+        *message.optimization.execution_accelerators.cpu_execution_accelerator,
+        *message.optimization.execution_accelerators.gpu_execution_accelerator,
+    ):
+        reader.warn(f"optimization.execution_accelerators '{accelerator.name}'", "the model runs on the CPU as it is")
+    reader.warn_set("optimization", message.optimization, {"graph", "execution_accelerators"})
+    return session
+
+
+# --- Against the model -----------------------------------------------------------------------------------------------
+
+
+def _datatype(data_type: int) -> str:
+    """config.pbtxt's TYPE_STRING is the protocol's BYTES; otherwise the names agree."""
+    name = str(_proto.DataType(data_type).name).removeprefix("TYPE_")
+    return "BYTES" if name == "STRING" else name
+
+
+def _data_type(datatype: str) -> int:
+    return int(_proto.DataType["TYPE_STRING" if datatype == "BYTES" else "TYPE_" + datatype])
+
+
+def _fits(written: Sequence[int], model: Sequence[int]) -> bool:
+    """Any size may be narrowed by the file to one; a size of the model may not be changed or widened."""
+    return len(written) == len(model) and all(m in (-1, w) for w, m in zip(written, model, strict=True))
+
+
+def check_signature(settings: ModelSettings, model: "Model") -> list[str]:
+    """Compares what the file says of inputs and outputs with the loaded model, and returns warnings.
+
+    InvalidArgument names each difference.
+    """
+    faults: list[str] = []
+    warnings: list[str] = []
+    for kind, written, tensors in (
+        ("input", settings.message.input, model.inputs),
+        ("output", settings.message.output, model.outputs),
+    ):
+        by_name = {tensor["name"]: tensor for tensor in tensors}
+        for tensor in written:
+            info = by_name.get(tensor.name)
+            if info is None:
+                faults.append(f"there is no {kind} '{tensor.name}'; the model has {', '.join(by_name) or 'none'}")
+                continue
+            faults += _differences(kind, tensor, info, settings, model.max_batch_size)
+            if list(tensor.dims) not in ([], info["shape"], info["shape"][1:]):
+                warnings.append(
+                    f"config.pbtxt of model '{settings.name}': {kind} '{tensor.name}' has dims {list(tensor.dims)}, "
+                    f"but requests may have any size that the model takes: {info['shape']}."
+                )
+    if settings.max_batch_size:
+        for tensor in (*model.inputs, *model.outputs):
+            if not tensor["shape"] or tensor["shape"][0] != -1:
+                faults.append(
+                    f"max_batch_size is {settings.max_batch_size}, but '{tensor['name']}' has the fixed shape "
+                    f"{tensor['shape']}: its first dimension must be dynamic, or write max_batch_size: 0"
+                )
+    if faults:
+        raise InvalidArgument(f"config.pbtxt of model '{settings.name}' does not fit the model: {'; '.join(faults)}.")
+    return warnings
+
+
+def _differences(
+    kind: str, written: Any, info: "TensorInfo", settings: ModelSettings, max_batch_size: int
+) -> Iterable[str]:
+    if written.data_type and _datatype(written.data_type) != info["datatype"]:
+        asked = _proto.DataType(written.data_type).name
+        yield f"{kind} '{written.name}' is {asked} in the file and {info['datatype']} in the model"
+    if kind == "input" and written.optional and not info["optional"]:
+        yield f"input '{written.name}' is optional in the file, but the model has no default for it"
+    shape = info["shape"]
+    allowed = [shape[1:]] if settings.max_batch_size else [shape]
+    if settings.max_batch_size is None and max_batch_size > 0:
+        allowed.append(shape[1:])  # the file does not say which of the two it means
+    if written.dims and not any(_fits(written.dims, dims) for dims in allowed):
+        without = " without the batch dimension" if settings.max_batch_size else ""
+        yield f"{kind} '{written.name}' has dims {list(written.dims)}, but {allowed[0]} in the model{without}"
+
+
+def platform_of(backend: str) -> str:
+    """The older word for a backend: "onnxruntime_onnx" for "onnxruntime"."""
+    return next((platform for platform, name in _PLATFORMS.items() if name == backend), backend)
+
+
+def complete(settings: ModelSettings, model: "Model", lanes: int) -> Any:
+    """The whole inference.ModelConfig: what the file says, and the rest from the model. `lanes`: of the server."""
+    message = _proto.ModelConfig()
+    message.CopyFrom(settings.message)
+    message.name = settings.name
+    message.backend = settings.backend
+    message.platform = platform_of(settings.backend)
+    message.default_model_filename = settings.filename
+    message.max_batch_size = model.max_batch_size
+    if message.version_policy.WhichOneof("policy_choice") is None:
+        message.version_policy.latest.num_versions = 1
+    _complete_tensors(message.input, model.inputs, model.max_batch_size > 0)
+    _complete_tensors(message.output, model.outputs, model.max_batch_size > 0)
+    for tensor, info in zip(message.input, model.inputs, strict=True):
+        tensor.optional = info["optional"]
+    if not message.instance_group:
+        message.instance_group.add(name=f"{settings.name}_0", count=model.max_lanes or lanes)
+    for group in message.instance_group:
+        group.kind = _proto.ModelInstanceGroup.KIND_CPU
+        group.count = max(1, group.count)
+    if model.dynamic_batching:
+        message.dynamic_batching.SetInParent()
+    else:
+        message.ClearField("dynamic_batching")
+    return message
+
+
+def _complete_tensors(written: Any, tensors: "Sequence[TensorInfo]", batched: bool) -> None:
+    """Puts the entries into the model's order, adds the missing ones and fills type and dims."""
+    given = {tensor.name: type(tensor).FromString(tensor.SerializeToString()) for tensor in written}
+    del written[:]
+    for info in tensors:
+        tensor = written.add()
+        if info["name"] in given:
+            tensor.CopyFrom(given[info["name"]])
+        tensor.name = info["name"]
+        tensor.data_type = _data_type(info["datatype"])
+        dims = info["shape"][1:] if batched else info["shape"]
+        if len(tensor.dims) != len(dims):
+            tensor.dims[:] = dims

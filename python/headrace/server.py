@@ -1,0 +1,350 @@
+"""The composition root: start, drain and stop, read from the top down. `Server` is also the in-process API.
+
+`Instance` is the server on the running loop (loop 0); `Server` runs one in a thread, so that a blocking client in the
+caller's thread works; `serve` runs one in the main thread until a signal.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+from headrace.config import Config, resolve
+from headrace.engine import Engine, LoopPort, version
+from headrace.errors import StartError
+from headrace.grpc_server import Answerer, GrpcProtocol
+from headrace.http_gateway import HttpProtocol
+from headrace.listener import Listener, Seat
+from headrace.repository import Repository
+from headrace.router import ModelVersion, Router
+from headrace.service import Service
+
+__all__ = ["Instance", "ServedModel", "Server", "check", "headrace_version", "serve"]
+
+log = logging.getLogger("headrace.server")
+T = TypeVar("T")
+
+headrace_version = version
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedModel:
+    """One version for people to read: what serves it, or `reason` why nothing does."""
+
+    name: str
+    version: str
+    backend: str
+    batching: str
+    reason: str
+
+    @classmethod
+    def of(cls, found: ModelVersion) -> "ServedModel":
+        """From the router's row."""
+        if found.model is None:
+            return cls(found.name, found.version_text or "-", "", "", found.reason)
+        return cls(found.name, found.version_text, found.model.backend, found.model.batching_reason, "")
+
+
+class IoThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine on the loop and waits for it, from another thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def stop(self) -> None:
+        """Ends the loop and the thread. Idempotent."""
+        if self._thread.is_alive():
+            with contextlib.suppress(RuntimeError):  # it has just closed
+                self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+
+
+class Instance:
+    """One server, on the loop that runs `start`: loop 0."""
+
+    def __init__(self, config: Config) -> None:
+        """Starts the core's threads; nothing listens yet. StartError when the core refuses."""
+        self.config = config
+        self.engine = Engine(config)
+        self.router = Router(self.engine.publish)
+        self.service = Service(self.engine, self.router, config, version())
+        self.repository = Repository(self.engine, self.router, config)
+        self.grpc_port = 0
+        self.http_port = 0
+        self._threads: list[IoThread] = []
+        self._seats: list[Seat] = []
+        self._listener: Listener | None = None
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """What is served, and what is not and why."""
+        return [ServedModel.of(found) for found in self.router.versions]
+
+    async def start(self) -> None:
+        """Listens, loads every model, and then is ready. Live, and not ready, while models load. StartError: a port
+        that is taken, no repository, no runtime, no model that can be served."""
+        try:
+            answerer = Answerer(self.service, asyncio.get_running_loop())
+            await self._open_seats(answerer)
+            self._listen(answerer)
+            await self.repository.load_all()
+            self.repository.require_served()
+        except BaseException:
+            await self.abandon()
+            raise
+        self.service.started = True
+
+    async def _open_seats(self, answerer: Answerer) -> None:
+        async def seat() -> Seat:
+            loop = asyncio.get_running_loop()
+            return Seat(loop, LoopPort(self.engine, loop, methods=answerer.methods))
+
+        self._seats.append(await seat())
+        for number in range(1, self.config.io_threads):
+            thread = IoThread(f"headrace-io-{number}")
+            self._threads.append(thread)
+            made = asyncio.run_coroutine_threadsafe(seat(), thread.loop)
+            self._seats.append(await asyncio.wrap_future(made))
+
+    def _listen(self, answerer: Answerer) -> None:
+        def grpc(seat: Seat, peer: str, refused: bool) -> GrpcProtocol:
+            return GrpcProtocol(seat.port, answerer, peer, seat.gone, refused=refused)
+
+        def http(seat: Seat, _peer: str, refused: bool) -> HttpProtocol:
+            return HttpProtocol(seat.loop, self.service, self.config, seat.gone, refused=refused)
+
+        self._listener = Listener(self.config, self._seats)
+        self.grpc_port = self._listener.open(self.config.grpc_port, grpc, "gRPC", "--grpc-port")
+        self.http_port = self._listener.open(self.config.http_port, http, "HTTP", "--http-port")
+        self._listener.start()
+
+    async def stop(self) -> bool:
+        """Drains and closes: not ready at once, serving on for --drain-delay, then GOAWAY and no new connections, then
+        up to --drain-seconds for what is in flight. False when calls had to be ended with UNAVAILABLE."""
+        self.service.draining = True
+        if self.config.drain_delay:
+            log.info("not ready any more; serving on for %g s", self.config.drain_delay)
+            await asyncio.sleep(self.config.drain_delay)
+        if self._listener is not None:
+            self._listener.close()
+        log.info("draining: no new connections, up to %g s for what is in flight", self.config.drain_seconds)
+        aborted = sum(await asyncio.gather(*(s.call(s.drain(self.config.drain_seconds)) for s in self._seats)))
+        if aborted:
+            log.warning("%d call(s) did not end in %g s and got UNAVAILABLE", aborted, self.config.drain_seconds)
+        await self._close()
+        return aborted == 0
+
+    async def abandon(self) -> None:
+        """Closes what has been opened so far, without a drain."""
+        self.service.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.gather(*(seat.call(seat.drain(0.0)) for seat in self._seats))
+        await self._close()
+
+    async def _close(self) -> None:
+        # The engine first: it answers what is queued and stops what runs, so that the loops have nothing to wait for.
+        await asyncio.to_thread(self.engine.close)
+        for seat in self._seats:
+            await seat.call(seat.close())
+        for thread in self._threads:
+            await asyncio.to_thread(thread.stop)
+        pool = self.engine.snapshot()["pool"]
+        log.info(
+            "memory pool at the end: %d bytes in %d blocks in use, peak %d bytes, cap %d; %d allocations, %d of them "
+            "reused, %d refused",
+            pool["bytes_in_use"],
+            pool["blocks_in_use"],
+            pool["bytes_in_use_peak"],
+            pool["cap"],
+            pool["allocations"],
+            pool["reuses"],
+            pool["refusals"],
+        )
+
+
+class Server:
+    """A server in this process: `with headrace.Server(model_repository="models", grpc_port=0) as server: ...`
+
+    Options are those of the command, by name. The loops run in threads of their own. Start-up errors are
+    `errors.StartError`, wrong options its subclass `config.ConfigError`.
+    """
+
+    def __init__(self, model_repository: str | os.PathLike[str], **options: Any) -> None:
+        """Reads the options; nothing runs before `start` or `with`. The environment is not read."""
+        flags = {"model_repository": os.fspath(model_repository), **options}
+        self.config = resolve(flags, flag_source=lambda option: f"argument {option.name}")
+        self._thread: IoThread | None = None
+        self._instance: Instance | None = None
+
+    def start(self) -> Self:
+        """Listens and loads; returns when the server is ready."""
+        if self._thread is not None:
+            raise StartError("This server runs already.")
+        instance = Instance(self.config)
+        self._thread = IoThread("headrace-loop")
+        try:
+            self._thread.run(instance.start())
+        except BaseException:
+            self._thread.stop()
+            self._thread = None
+            raise
+        self._instance = instance
+        return self
+
+    def stop(self) -> bool:
+        """Drains and ends. False when calls had to be ended with UNAVAILABLE. Idempotent."""
+        thread, instance = self._thread, self._instance
+        self._thread = self._instance = None
+        if thread is None or instance is None:
+            return True
+        try:
+            return thread.run(instance.stop())
+        finally:
+            thread.stop()
+
+    @property
+    def _running(self) -> Instance:
+        if self._instance is None:
+            raise StartError("This server does not run: start it, or use it in a `with` block.")
+        return self._instance
+
+    @property
+    def grpc_port(self) -> int:
+        """The port that gRPC listens on."""
+        return self._running.grpc_port
+
+    @property
+    def http_port(self) -> int:
+        """The port that HTTP listens on."""
+        return self._running.http_port
+
+    @property
+    def ready(self) -> bool:
+        """As the protocol's ServerReady."""
+        return self._instance is not None and self._instance.service.ready
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """What is served, and what is not and why."""
+        return self._running.models
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+
+def serve(config: Config, started: Callable[[Instance], None]) -> int:
+    """Serves in the main thread until SIGTERM or SIGINT; a second signal ends the process at once. Returns the exit
+    code: 0, or 1 when calls had to be ended. `started` is called once all models are loaded. StartError as `start`."""
+    sys.setswitchinterval(0.0005)  # one busy Python thread else delays a wake-up of the loop by 5 ms
+    _raise_descriptor_limit()
+    with _own_loop() as loop:
+        return loop.run_until_complete(_serve(config, started))
+
+
+async def _serve(config: Config, started: Callable[[Instance], None]) -> int:
+    asked = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            print(f"headrace: second signal ({number.name}), ending at once", file=sys.stderr, flush=True)
+            os._exit(1)
+        log.info("%s: shutting down; a second signal ends the process at once", number.name)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    instance = Instance(config)
+    waiting = asyncio.create_task(asked.wait())
+    start = asyncio.create_task(instance.start())
+    await asyncio.wait({waiting, start}, return_when=asyncio.FIRST_COMPLETED)
+    if not start.done():  # a signal while models load
+        start.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await start
+        return 0
+    try:
+        await start
+    except StartError:
+        asked.set()
+        await waiting
+        raise
+    gc.collect()
+    gc.freeze()  # what start-up made stays: no need to walk it again and again
+    started(instance)
+    await waiting
+    return 0 if await instance.stop() else 1
+
+
+def check(config: Config) -> list[ServedModel]:
+    """Loads every model without a socket, and says what would be served and what would not. StartError: no repository,
+    or nothing in it."""
+
+    async def look() -> list[ServedModel]:
+        engine = Engine(config)
+        try:
+            router = Router(engine.publish)
+            await Repository(engine, router, config).load_all()
+            return [ServedModel.of(found) for found in router.versions]
+        finally:
+            await asyncio.to_thread(engine.close)
+
+    with _own_loop() as loop:
+        return loop.run_until_complete(look())
+
+
+@contextlib.contextmanager
+def _own_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        yield loop
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _raise_descriptor_limit() -> None:
+    """The soft limit is often 1,024, far under --max-connections; the hard one is ours to use."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
