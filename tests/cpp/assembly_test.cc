@@ -73,6 +73,13 @@ class Assembly : public testing::Test {
     return made;
   }
 
+  bool hand_out(std::int64_t rows, bool batched, std::span<const Tensor> outputs) {
+    const Status status = check_outputs(batch_, rows, batched, outputs, kNames);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    if (status.ok()) scatter(batch_, batch_, rows, batched, outputs);
+    return status.ok();
+  }
+
   Pool pool_;
   std::deque<Ticket> tickets_;
   std::vector<Ticket*> batch_;
@@ -178,7 +185,7 @@ TEST_F(Assembly, EachTicketGetsItsRowsAndShares) {
   std::vector<Tensor> outputs = {tensor_of<float>(pool_, DType::kFp32, {3, 2}, {1, 2, 3, 4, 5, 6}),
                                  strings_of(pool_, {3, 2}, {"a", "", "bbb", "cc", "d", "ee"})};
   const std::byte* data = outputs[0].data;
-  ASSERT_TRUE(scatter(batch_, 3, true, outputs, kNames).ok());
+  ASSERT_TRUE(hand_out(3, true, outputs));
   EXPECT_EQ(pool_.stats().blocks_in_use, 2U) << "nothing was copied";
   outputs.clear();
 
@@ -202,11 +209,29 @@ TEST_F(Assembly, EachTicketGetsItsRowsAndShares) {
   EXPECT_EQ(pool_.stats().blocks_in_use, 0U);
 }
 
+TEST_F(Assembly, TicketsThatWereAnsweredBeforeKeepTheirPlaceAndAreNotTouched) {
+  for (int i = 0; i < 4; ++i) ticket(1, {}, {1, 1});
+  std::vector<Tensor> outputs = {tensor_of<float>(pool_, DType::kFp32, {4}, {1, 2, 3, 4}),
+                                 strings_of(pool_, {4}, {"a", "bb", "ccc", "dddd"})};
+  const std::vector<Ticket*> claimed = {batch_[1], batch_[3]};
+  scatter(batch_, claimed, 4, true, outputs);
+  outputs.clear();
+  EXPECT_TRUE(tickets_[0].outputs.empty() && tickets_[2].outputs.empty());
+  EXPECT_EQ(values_of<float>(tickets_[1].outputs[0]), (std::vector<float>{2}));
+  EXPECT_EQ(strings_in(tickets_[1].outputs[1]), (std::vector<std::string>{"bb"}));
+  EXPECT_EQ(values_of<float>(tickets_[3].outputs[0]), (std::vector<float>{4}));
+  EXPECT_EQ(strings_in(tickets_[3].outputs[1]), (std::vector<std::string>{"dddd"}));
+  tickets_[1].outputs.clear();
+  tickets_[3].outputs.clear();
+  EXPECT_EQ(pool_.stats().blocks_in_use, 0U) << "nothing is held for those who left";
+  scatter(batch_, {}, 4, true, outputs);
+}
+
 TEST_F(Assembly, WhatWasInATicketBeforeIsReplaced) {
   ticket(1, {}, {1, 0}).outputs = {tensor_of<float>(pool_, DType::kFp32, {1}, {9}),
                                    tensor_of<float>(pool_, DType::kFp32, {1}, {9})};
   const std::vector<Tensor> outputs = {tensor_of<float>(pool_, DType::kFp32, {1}, {1}), Tensor()};
-  ASSERT_TRUE(scatter(batch_, 1, true, outputs, kNames).ok());
+  ASSERT_TRUE(hand_out(1, true, outputs));
   EXPECT_EQ(values_of<float>(tickets_[0].outputs[0]), (std::vector<float>{1}));
   EXPECT_FALSE(tickets_[0].outputs[1]);
 }
@@ -218,7 +243,7 @@ TEST_F(Assembly, AnEmptyBatchIsABatch) {
   EXPECT_EQ(inputs_[0].shape, (Shape{0, 2}));
   const std::vector<Tensor> outputs = {tensor_of<float>(pool_, DType::kFp32, {0, 7}, {}),
                                        strings_of(pool_, {0, 2}, {})};
-  ASSERT_TRUE(scatter(batch_, 0, true, outputs, kNames).ok());
+  ASSERT_TRUE(hand_out(0, true, outputs));
   EXPECT_EQ(tickets_[1].outputs[0].shape, (Shape{0, 7}));
   EXPECT_EQ(tickets_[1].outputs[1].shape, (Shape{0, 2}));
 }
@@ -227,13 +252,13 @@ TEST_F(Assembly, WithoutABatchDimensionTheTensorsGoWhole) {
   ticket(1, {}, {1, 1});
   const std::vector<Tensor> outputs = {tensor_of<double>(pool_, DType::kFp64, {}, {2.5}),
                                        tensor_of<std::uint8_t>(pool_, DType::kUint8, {5}, {1, 2, 3, 4, 5})};
-  ASSERT_TRUE(scatter(batch_, 1, false, outputs, kNames).ok());
+  ASSERT_TRUE(hand_out(1, false, outputs));
   EXPECT_EQ(tickets_[0].outputs[0].shape, Shape());
   EXPECT_EQ(tickets_[0].outputs[0].data, outputs[0].data);
   EXPECT_EQ(tickets_[0].outputs[1].size, 5U);
 }
 
-TEST_F(Assembly, AnOutputThatIsNoBatchIsNamedAndNobodyIsTouched) {
+TEST_F(Assembly, AnOutputThatIsNoBatchIsNamed) {
   ticket(1, {}, {1, 1});
   ticket(1, {}, {1, 1});
   const Tensor good = tensor_of<float>(pool_, DType::kFp32, {2, 1}, {1, 2});
@@ -249,10 +274,9 @@ TEST_F(Assembly, AnOutputThatIsNoBatchIsNamedAndNobodyIsTouched) {
       {Tensor(), "the runtime gave no output 'second'"}};
   for (const auto& [second, text] : bad) {
     const std::vector<Tensor> outputs = {good, second};
-    const Status status = scatter(batch_, 2, true, outputs, kNames);
+    const Status status = check_outputs(batch_, 2, true, outputs, kNames);
     EXPECT_EQ(status.code(), Code::kInternal);
     EXPECT_NE(status.message().find(text), std::string::npos) << status.message();
-    EXPECT_TRUE(tickets_[0].outputs.empty() && tickets_[1].outputs.empty());
   }
 }
 
@@ -272,7 +296,7 @@ TEST_F(Assembly, RowsNeverMix) {
     rows += own;
   }
   ASSERT_TRUE(gather(batch_, pool_, inputs_).ok());
-  ASSERT_TRUE(scatter(batch_, rows, true, inputs_, kNames).ok());
+  ASSERT_TRUE(hand_out(rows, true, inputs_));
   for (const Ticket& one : tickets_) {
     for (std::size_t i = 0; i < 2; ++i) {
       EXPECT_EQ(one.outputs[i].shape, one.inputs[i].shape);

@@ -274,6 +274,9 @@ TEST(Pool, OneStepCostsTheSystemOneStep) {
   ASSERT_TRUE(block.charge(1));
   block.data()[0] = std::byte{1};
   EXPECT_LE(resident_bytes(block.data(), 64 * kMiB), kStep);
+  ASSERT_TRUE(block.charge(4 * kMiB));
+  std::memset(block.data(), 1, 4 * kMiB);
+  EXPECT_EQ(resident_bytes(block.data(), 64 * kMiB), 4 * kMiB);
 }
 
 TEST(Pool, ABlockOutlivesItsPool) {
@@ -316,7 +319,8 @@ TEST(Pool, ThreadsAllocateAndFreeForEachOther) {
       const std::size_t bytes = random() % 8 == 0 ? random() % (3 * kMiB) : random() % 4096;
       const bool reserve = random() % 3 == 0;
       Result<Block> block = reserve ? pool.reserve(bytes) : pool.allocate(bytes);
-      if (!block || (reserve && bytes != 0 && !block->charge(bytes))) {
+      const bool full = !block || (reserve && bytes != 0 && !block->charge(bytes));
+      if (full) {
         refused.fetch_add(1);
       } else if (bytes != 0) {
         const auto mark = static_cast<std::byte>(random());
@@ -327,7 +331,7 @@ TEST(Pool, ThreadsAllocateAndFreeForEachOther) {
       std::pair<Block, std::byte> taken;
       {
         MutexLock lock(mutex);
-        if (shared.size() > 150) {
+        if (shared.size() > 150 || (full && !shared.empty())) {
           taken = std::move(shared.front());
           shared.pop_front();
         }
