@@ -6,18 +6,18 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
+#include "wire/intake.h"
+#include "wire/metadata.h"
+#include "wire/output.h"
 
 namespace headrace::wire {
 
@@ -34,39 +34,6 @@ struct GrpcLimits {
   Nanos idle = 600 * kSecond;           // no call open and no byte
 };
 
-enum class Encoding : std::uint8_t { kIdentity, kGzip, kDeflate };
-
-// A request message, whole. Its bytes lie in one pooled block; where it is possible the first large field's payload is
-// aligned to 64 bytes. Keep `block` (and `charge`) for as long as the bytes are used.
-struct Message {
-  Block block;
-  std::span<const std::byte> bytes;
-  InflightBudget::Charge charge;            // empty for messages that are too small to be worth one
-  Encoding encoding = Encoding::kIdentity;  // not identity: `bytes` are compressed (the 5-byte prefix's flag was set)
-};
-
-// One response message: bytes of its own, with views of pooled blocks cut in at given offsets.
-struct OutMessage {
-  struct View {
-    std::size_t offset;  // stands before own[offset]
-    std::span<const std::byte> bytes;
-    Block block;
-  };
-  std::string own;
-  std::vector<View> views;  // ascending offset
-  std::size_t size() const {
-    std::size_t total = own.size();
-    for (const View& view : views) total += view.bytes.size();
-    return total;
-  }
-  void clear() {
-    own.clear();
-    views.clear();
-  }
-};
-
-using Metadata = std::vector<std::pair<std::string, std::string>>;
-
 // A call that is open. The address is stable from on_call to on_cancelled or finish; then it is gone.
 struct Call {
   std::int32_t stream_id = 0;
@@ -75,12 +42,14 @@ struct Call {
   Nanos received = 0;                 // when its header block was whole
   Nanos deadline = kNever;            // from grpc-timeout
   bool deadline_handed_over = false;  // set by the handler: somebody else ends it on time
-  bool refused = false;               // answered already; what still comes is dropped
+  bool awaits_message = false;        // set by the handler in on_call (a unary call): the first message is overdue
+                                      // after message_stall even if none of it has come
   void* user = nullptr;               // the handler's own
   std::uint64_t user_id = 0;          // the handler's own
 };
 
-// Called from inside receive() and on_timer(). May call send/finish for any open call.
+// Called from inside receive(), receive_eof(), on_timer(), take_output() and the destructor. May call send, finish,
+// hold_slot and release_bytes for any open call.
 class CallHandler {
  public:
   // The header block is whole and well-formed gRPC. Answer UNIMPLEMENTED here for an unknown path.
@@ -88,18 +57,14 @@ class CallHandler {
   virtual void on_message(Call& call, Message message) = 0;
   // The client has half-closed; no message follows.
   virtual void on_end(Call& call) = 0;
-  // The peer reset the call, the connection ended, or its deadline passed while it was not handed over (the codec has
-  // answered DEADLINE_EXCEEDED then). Not called after finish. The call is gone when this returns.
+  // The call has ended and not by finish: the peer reset it or the connection ended (kCancelled), or the codec has
+  // answered it: kDeadlineExceeded (its deadline passed while not handed over, or its message did not come in time),
+  // kResourceExhausted (a message was refused), kInternal (a malformed message). The call is gone when this returns;
+  // only hold_slot may be called for it.
   virtual void on_cancelled(Call& call, Code reason) = 0;
 
  protected:
   ~CallHandler() = default;
-};
-
-struct OutputChunk {
-  std::span<const std::byte> bytes;
-  Block block;  // set: bytes are a view of it. Not set: bytes lie in the connection's buffer until the next call of a
-                // method
 };
 
 struct GrpcCounters {
@@ -114,12 +79,12 @@ class GrpcConnection {
  public:
   // `pool` and `budget` outlive all messages handed out; `handler` outlives the connection.
   GrpcConnection(const GrpcLimits& limits, Pool& pool, InflightBudget& budget, CallHandler& handler, Nanos now);
-  ~GrpcConnection();  // opens calls end with on_cancelled(kCancelled)
+  ~GrpcConnection();  // open calls end with on_cancelled(kCancelled)
   GrpcConnection(const GrpcConnection&) = delete;
   GrpcConnection& operator=(const GrpcConnection&) = delete;
 
   void receive(std::span<const std::byte> bytes, Nanos now);
-  void receive_eof(Nanos now);  // the peer shut its sending side
+  void receive_eof(Nanos now);  // the peer shut its sending side: as in every gRPC server, the connection is over
 
   // Answers. send() may be called several times (streams); finish() ends the call and invalidates it. A status that is
   // not OK before any send gives Trailers-Only. `trailers` are added to grpc-status and grpc-message (percent-encoded).
@@ -128,8 +93,14 @@ class GrpcConnection {
   void finish(Call& call, const Status& status, const Metadata& trailers = {});
   Call* find(std::int32_t stream_id);  // null when it is gone
 
-  // take_output would give something.
-  bool has_output() const;
+  // A call's messages count against max_inflight_bytes until it ends. A stream gives back earlier what it has dealt
+  // with.
+  void release_bytes(Call& call, std::size_t bytes);
+  // In on_cancelled, or right before finish: work for the call is still going on, so its place among the concurrent
+  // streams, and its bytes, stay taken until release_slot is called with what this returns.
+  std::size_t hold_slot(Call& call);
+  void release_slot(std::size_t held);
+
   // What is to be written now, at most about `budget_bytes`; appends chunks. Empty when there is nothing (or nothing
   // that flow control lets go). The owner calls it until it appends nothing, or until its transport says stop.
   void take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now);
@@ -148,9 +119,8 @@ class GrpcConnection {
 
   bool wants_close() const;  // nothing more will come of this connection: close it once its output is written
   std::size_t open_calls() const;
-  std::vector<std::int32_t> open_streams() const;  // of the open calls, for find()
-  std::size_t output_waiting() const;              // response bytes accepted by send() and not yet taken
-  std::size_t inflight_bytes() const;              // request bytes charged to this connection
+  std::size_t output_waiting() const;  // response bytes accepted by send() and not yet taken
+  std::size_t inflight_bytes() const;  // request bytes charged to this connection
   const GrpcCounters& counters() const;
 
  private:
@@ -159,7 +129,7 @@ class GrpcConnection {
 };
 
 // Inflates a compressed message into one pooled block, never past `max_bytes` (RESOURCE_EXHAUSTED names the limit);
-// broken data is INVALID_ARGUMENT... as gRPC says: INTERNAL. Runs on a worker, not on a loop.
+// broken data is INTERNAL, as gRPC says. Runs on a worker, not on a loop.
 Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& pool, InflightBudget& budget);
 
 }  // namespace headrace::wire
