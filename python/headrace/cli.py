@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headrace", description="An inference server: ONNX models over gRPC and HTTP."
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version and end"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     sources = "Options come from --config FILE, then HEADRACE_<OPTION> in the environment, then flags; the later wins."
     serve = commands.add_parser("serve", help="serve a model repository", description=f"Serve models. {sources}")
@@ -93,11 +95,12 @@ def _serve(config: Config) -> int:
 
 
 def _announce(config: Config, instance: "Instance") -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
     lines = _table(instance.models)
     lines += [
         "",
-        f"gRPC  {config.host}:{instance.grpc_port}",
-        f"HTTP  {config.host}:{instance.http_port}",
+        f"gRPC  {host}:{instance.grpc_port}",
+        f"HTTP  {host}:{instance.http_port}",
         f"{config.lanes} lane(s) x {config.compute_threads} compute thread(s) and {config.io_threads} event loop(s) "
         f"on {config.host_limits.cores} core(s)",
         "ready",

@@ -438,6 +438,8 @@ def add_arguments(
     parser: "argparse.ArgumentParser", *, groups: Iterable[str] | None = None, skip: Iterable[str] = ()
 ) -> None:
     """Adds a flag for each option (of these groups). Values stay text: `resolve` reads and checks them."""
+    import argparse
+
     for title in dict.fromkeys(option.group for option in OPTIONS):
         if groups is not None and title not in groups:
             continue
@@ -454,7 +456,7 @@ def add_arguments(
                 option.flag,
                 dest=option.name,
                 metavar=metavar,
-                default="==SUPPRESS==",
+                default=argparse.SUPPRESS,
                 help=text.replace("%", "%%"),
                 **more,
             )

@@ -108,7 +108,7 @@ class HttpProtocol(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._fail(501, "this server changes to no other protocol on this port")
+            pass  # answered as if it had not asked, which HTTP allows; on_message_complete ended the connection
         except httptools.HttpParserError as error:
             self._fail(400, f"this is not HTTP/1.1: {error}")
         else:
@@ -166,7 +166,9 @@ class HttpProtocol(asyncio.Protocol):
             return
         method = self._parser.get_method().decode("latin-1")
         path = self._target.split(b"?", 1)[0].decode("latin-1")
-        keep_alive = self._parser.should_keep_alive() and not self._service.draining
+        keep_alive = (
+            self._parser.should_keep_alive() and not self._parser.should_upgrade() and not self._service.draining
+        )
         if len(self._answers) >= _MAX_PIPELINED:
             self._fail(429, f"more than {_MAX_PIPELINED} requests were sent without reading an answer")
             return

@@ -117,21 +117,22 @@ def _look_into(name: str, folder: Path, real_root: Path) -> Found:
         return Found(name, folder, fault=f"the folder {folder} cannot be read: {error.strerror}")
     versions: dict[int, Path] = {}
     config_text = None
+    faults: list[str] = []
     for child in children:
         if child.name == _CONFIG:
             try:
                 config_text = _read_config(child, real_root)
             except _Fault as error:
-                return Found(name, folder, fault=str(error))
+                faults.append(str(error))
         elif not _VERSION.fullmatch(child.name) or not child.is_dir():
             log.debug("%s is not a version of model '%s': a version is a folder named by a whole number", child, name)
         elif not _inside(child, real_root):
-            return Found(name, folder, fault=f"the link {child} {outside}")
+            faults.append(f"the link {child} {outside}")
         else:
             versions[int(child.name)] = child
     if not versions:
-        return Found(name, folder, fault=f"it has no version: put the model into {folder}/1/", config_text=config_text)
-    return Found(name, folder, versions, config_text)
+        faults.append(f"it has no version: put the model into {folder}/1/")
+    return Found(name, folder, versions, config_text, faults[0] if faults else "")
 
 
 def _read_config(path: Path, real_root: Path) -> str:
