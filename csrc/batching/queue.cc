@@ -111,7 +111,7 @@ Status Queue::full(std::size_t ticket_bytes) const {
 Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   const std::size_t bytes = bytes_of(*ticket);
   if (size_ >= policy_.max_queue_size) return full(bytes);
-  if (size_ > 0 && (bytes_ >= policy_.max_queue_bytes || bytes > policy_.max_queue_bytes - bytes_)) return full(bytes);
+  if (size_ > 0 && (bytes_ > policy_.max_queue_bytes || bytes > policy_.max_queue_bytes - bytes_)) return full(bytes);
 
   last_push_ = std::max(last_push_, now);
   ShapeGroup* group = impl_->batched ? impl_->groups.find(*ticket) : &impl_->alone;

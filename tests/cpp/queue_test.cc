@@ -383,6 +383,7 @@ TEST_F(QueueTest, BytesAreBoundedButALargeTicketMayStandAlone) {
   EXPECT_EQ(taken(), (Tickets{large}));
   pushed(1, 0, 20);
   EXPECT_TRUE(push(ticket(1, 5)).ok()) << "exactly the limit";
+  EXPECT_TRUE(push(ticket(0, 5)).ok()) << "no bytes need no room";
   EXPECT_FALSE(push(ticket(1, 1)).ok());
 }
 

@@ -1,0 +1,142 @@
+#include "reference.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace headrace::sim {
+
+namespace {
+
+std::int64_t weight(const Waiting& request) { return request.rows == 0 ? 1 : request.rows; }
+
+}  // namespace
+
+int Reference::add(const BatchingPolicy& policy, int max_lanes) {
+  models_.push_back({policy, max_lanes, 0, {}});
+  return static_cast<int>(models_.size()) - 1;
+}
+
+std::size_t Reference::bytes(int index) const {
+  std::size_t sum = 0;
+  for (const Waiting& request : models_[static_cast<std::size_t>(index)].waiting) sum += request.bytes;
+  return sum;
+}
+
+Reference::Room Reference::room(int index, std::size_t more) const {
+  const Model& model = models_[static_cast<std::size_t>(index)];
+  if (model.waiting.size() >= model.policy.max_queue_size) return Room::kTooMany;
+  if (!model.waiting.empty() && bytes(index) + more > model.policy.max_queue_bytes) return Room::kTooManyBytes;
+  return Room::kYes;
+}
+
+void Reference::join(int model, const Waiting& request) {
+  models_[static_cast<std::size_t>(model)].waiting.push_back(request);
+}
+
+void Reference::leave(int model, std::uint64_t id) {
+  auto& waiting = models_[static_cast<std::size_t>(model)].waiting;
+  const auto found = std::find_if(waiting.begin(), waiting.end(), [id](const Waiting& each) { return each.id == id; });
+  HEADRACE_CHECK(found != waiting.end());
+  waiting.erase(found);
+}
+
+std::vector<Reference::Group> Reference::groups(const Model& model) {
+  std::vector<Group> result;
+  for (const Waiting& request : model.waiting) {
+    auto mates = std::find_if(result.begin(), result.end(), [&](const Group& group) {
+      return !model.batched() || group.front().shape == request.shape;
+    });
+    if (mates == result.end()) {
+      result.push_back({request});
+    } else {
+      mates->push_back(request);
+    }
+  }
+  return result;
+}
+
+bool Reference::preferred(const Model& model, std::int64_t rows) {
+  const auto& sizes = model.policy.preferred_batch_sizes;
+  return std::find(sizes.begin(), sizes.end(), rows) != sizes.end();
+}
+
+bool Reference::aged(const Model& model, const Group& group, Nanos now) {
+  return now - group.front().since >= model.policy.max_queue_delay;
+}
+
+bool Reference::due(const Model& model, const Group& group, Nanos now) {
+  if (!model.batched() || model.policy.max_queue_delay == 0 || aged(model, group, now)) return true;
+  std::int64_t rows = 0;
+  for (const Waiting& request : group) {
+    rows += weight(request);
+    if (preferred(model, rows)) return true;
+  }
+  const auto& sizes = model.policy.preferred_batch_sizes;
+  const std::int64_t enough =
+      sizes.empty() ? model.policy.max_batch_size : *std::max_element(sizes.begin(), sizes.end());
+  return rows >= enough;
+}
+
+Pick Reference::batch(const Model& model, const Group& group, Nanos now) {
+  std::size_t count = 1;
+  Pick pick;
+  if (model.batched()) {
+    const bool late = model.policy.max_queue_delay > 0 && aged(model, group, now);
+    std::int64_t rows = 0;
+    std::size_t fits = 0;
+    std::size_t exact = 0;
+    while (fits < group.size() && rows + weight(group[fits]) <= model.policy.max_batch_size) {
+      rows += weight(group[fits++]);
+      if (preferred(model, rows)) exact = fits;
+    }
+    pick.preferred = exact > 0 && !late;
+    pick.aged = late;
+    pick.full = rows == model.policy.max_batch_size || fits < group.size();
+    count = pick.preferred ? exact : fits;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    pick.ids.push_back(group[i].id);
+    pick.rows += group[i].rows;
+  }
+  return pick;
+}
+
+Pick Reference::next(Nanos now) const {
+  Pick best;
+  for (std::size_t i = 0; i < models_.size(); ++i) {
+    const Model& model = models_[i];
+    if (model.lanes >= model.max_lanes) continue;
+    for (const Group& group : groups(model)) {
+      if (!due(model, group, now)) continue;
+      if (best.model >= 0 && best.ids.front() < group.front().id) continue;
+      best = batch(model, group, now);
+      best.model = static_cast<int>(i);
+      best.passed_old = model.waiting.front().id < group.front().id;
+    }
+  }
+  return best;
+}
+
+Nanos Reference::next_time(Nanos now) const {
+  Nanos time = kNever;
+  for (const Model& model : models_) {
+    if (model.lanes >= model.max_lanes) continue;
+    for (const Group& group : groups(model)) {
+      if (!due(model, group, now)) time = std::min(time, group.front().since + model.policy.max_queue_delay);
+    }
+  }
+  return time;
+}
+
+bool Reference::capped(Nanos now) const {
+  for (const Model& model : models_) {
+    if (model.lanes < model.max_lanes) continue;
+    for (const Group& group : groups(model)) {
+      if (due(model, group, now)) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace headrace::sim

@@ -1,0 +1,83 @@
+// What the simulation says: the invariants by name, a failure with the command that replays it, how often each
+// interesting state was reached, and (on request) what happened when.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+
+namespace headrace::sim {
+
+// Each has a planted bug of its own that breaks it, where the name says so in plants.h.
+enum class Invariant : std::uint8_t {
+  kAnswered,    // every request is answered in the end
+  kOnce,        // and once only
+  kBatchLimit,  // a batch has at most max_batch_size rows
+  kPoolZero,    // at the end no block is in use
+  kOnTime,      // at its deadline a request is answered, queued or running
+  kFair,        // the batch handed out is the right one: oldest first over all models, in order, never overtaken
+  kLaneIdle,    // no request waits while a lane may run it, unless the batcher named a time
+  kRightRows,   // an answer is the request's own rows
+  kOnlyGuilty,  // an error goes to those that caused it
+  kBounded,     // a queue refuses when it is full, and only then
+  kInterrupt,   // a run is asked to stop when all of its requests are gone, and only then
+  kBooks,       // counts and results of the dispatcher agree with what was done to it
+};
+std::string_view name(Invariant invariant);
+
+#define HEADRACE_SIM_STATES(X)                                                                                         \
+  X(refused_full_tickets)                                                                                              \
+  X(refused_full_bytes) X(refused_closed) X(refused_late) X(no_room_for_input) X(cancelled_queued)                     \
+      X(cancelled_running) X(cancelled_too_late) X(expired_queued) X(expired_running) X(all_gone_interrupt)            \
+          X(run_stopped) X(run_deaf_to_stop) X(rest_gone_interrupt) X(deleted_by_lane) X(batch_of_one)                 \
+              X(batch_gathered) X(batch_full) X(batch_aged) X(batch_preferred) X(batch_passed_old) X(waited_for_delay) \
+                  X(model_capped) X(all_lanes_busy) X(halved) X(halved_again) X(halved_with_gone) X(innocent_saved)    \
+                      X(guilty_alone) X(wrong_row_count) X(pool_refused) X(unload_with_queue) X(unload_with_running)   \
+                          X(unload_while_idle) X(loaded_again) X(zero_rows) X(runs_alone_by_config) X(not_batched)     \
+                              X(strings) X(optional_absent) X(output_not_wanted) X(unaligned_input) X(answer_kept)     \
+                                  X(many_shapes_waiting)
+
+enum class State : std::uint8_t {
+#define X(state) k_##state,
+  HEADRACE_SIM_STATES(X)
+#undef X
+      kCount
+};
+
+class Report {
+ public:
+  std::string replay;  // the command that runs this seed alone
+  std::uint64_t seed = 0;
+  const Nanos* now = nullptr;  // of the seed that runs
+  bool trace = false;
+  bool expect_violation = false;  // a planted bug
+  Invariant expected = Invariant::kAnswered;
+  std::string plant;
+
+  // Prints and ends the process: 1, or 0 when this is what a planted bug had to break.
+  [[noreturn]] void violated(Invariant invariant, const std::string& what) const;
+  void reached(State state) { ++counts_[static_cast<std::size_t>(state)]; }
+  bool tracing() const { return trace; }
+  void say(const std::string& what) const;  // a line of the trace
+  // Prints the table; false, and names them, if states were never reached.
+  bool print_states() const;
+
+ private:
+  std::array<std::uint64_t, static_cast<std::size_t>(State::kCount)> counts_{};
+};
+
+}  // namespace headrace::sim
+
+#define REACHED(report, state) (report).reached(::headrace::sim::State::k_##state)
+// The text is made only when something is wrong.
+#define REQUIRE(report, condition, invariant, what)                                     \
+  do {                                                                                  \
+    if (!(condition)) (report).violated(::headrace::sim::Invariant::invariant, (what)); \
+  } while (false)
+#define TRACE(report, what)                     \
+  do {                                          \
+    if ((report).tracing()) (report).say(what); \
+  } while (false)
