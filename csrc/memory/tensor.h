@@ -53,11 +53,18 @@ class Shape {
   Shape() = default;
   Shape(std::initializer_list<std::int64_t> dims) : Shape(std::span(dims.begin(), dims.size())) {}
   explicit Shape(std::span<const std::int64_t> dims);
-  Shape(const Shape& other) : Shape(other.dims()) {}
+  Shape(const Shape& other) : rank_(other.rank_), inline_(other.inline_) {
+    if (other.heap_) assign(other.dims());
+  }
   Shape(Shape&& other) noexcept
       : rank_(std::exchange(other.rank_, 0)), inline_(other.inline_), heap_(std::move(other.heap_)) {}
   Shape& operator=(const Shape& other) {
-    if (this != &other) assign(other.dims());
+    if (heap_ || other.heap_) {
+      assign(other.dims());
+    } else {
+      rank_ = other.rank_;
+      inline_ = other.inline_;
+    }
     return *this;
   }
   Shape& operator=(Shape&& other) noexcept {

@@ -250,15 +250,17 @@ TEST(Pool, APartlyTouchedBlockCountsWhatItTouched) {
     ASSERT_TRUE(block.charge(6 * kMiB));
   }
   EXPECT_EQ(pool.stats().bytes_retained, 6 * kMiB);
-  const Block whole = take(pool, 8 * kMiB);
+  Block whole = take(pool, 8 * kMiB);
   EXPECT_EQ(pool.stats().reuses, 1U);
   EXPECT_EQ(pool.stats().bytes_in_use, 8 * kMiB);
   EXPECT_EQ(pool.stats().bytes_retained, 0U);
+  whole.reset();
+  expect_zero(pool);
 }
 
 TEST(Pool, AReusedBlockThatCannotBeChargedWholeIsRefused) {
   Pool pool(limits(8 * kMiB, 8 * kMiB));
-  const Block other = take(pool, kMiB);
+  Block other = take(pool, kMiB);
   {
     Block block = take_addresses(pool, 8 * kMiB);
     ASSERT_TRUE(block.charge(6 * kMiB));
@@ -266,6 +268,8 @@ TEST(Pool, AReusedBlockThatCannotBeChargedWholeIsRefused) {
   EXPECT_FALSE(pool.allocate(8 * kMiB));
   EXPECT_EQ(pool.stats().bytes_in_use, kMiB);
   EXPECT_EQ(pool.stats().blocks_in_use, 1U);
+  other.reset();
+  expect_zero(pool);
 }
 
 TEST(Pool, OneStepCostsTheSystemOneStep) {
@@ -277,6 +281,8 @@ TEST(Pool, OneStepCostsTheSystemOneStep) {
   ASSERT_TRUE(block.charge(4 * kMiB));
   std::memset(block.data(), 1, 4 * kMiB);
   EXPECT_EQ(resident_bytes(block.data(), 64 * kMiB), 4 * kMiB);
+  block.reset();
+  expect_zero(pool);
 }
 
 TEST(Pool, ABlockOutlivesItsPool) {
