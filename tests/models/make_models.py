@@ -1,9 +1,11 @@
 """Builds every model that the tests load into one directory: `python make_models.py DIR`.
 
-The files are the same, byte for byte, on every run: weights are seeded. `DIR/<name>.onnx` for most;
-`DIR/<name>/model.onnx` for those with external data.
+The files in one DIR are the same, byte for byte, on every run: weights are seeded. `DIR/<name>.onnx` for most;
+`DIR/<name>/model.onnx` for those with external data. `DIR/magika.onnx` is a copy of the real model in that package.
 """
 
+import importlib.util
+import itertools
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -83,7 +85,7 @@ def mlp() -> ModelProto:
     random = np.random.default_rng(7)
     sizes = [64, 128, 128, 128, 10]
     nodes, weights, at = [], [], "x"
-    for layer, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (rows, columns) in enumerate(itertools.pairwise(sizes)):
         last = layer == len(sizes) - 2
         weights.append(constant(f"w{layer}", random.normal(0, rows**-0.5, (rows, columns))))
         weights.append(constant(f"b{layer}", random.normal(0, 0.1, columns)))
@@ -132,7 +134,7 @@ def dynamic_quantize() -> ModelProto:
 def constant_answer() -> ModelProto:
     """The answer does not depend on the input, so nothing can be learnt about rows."""
     return model(
-        [helper.make_node("Mul", ["x", "zero"], ["y"])],
+        [helper.make_node("Mul", ["x", "zero"], ["nothing"]), helper.make_node("Abs", ["nothing"], ["y"])],
         [value("x", ["batch", 4])],
         [value("y", ["batch", 4])],
         [constant("zero", [0.0])],
@@ -423,7 +425,10 @@ def external(name: str, location: str, offset: int = 0, length: int = 64) -> Ten
 
 def product(weights: TensorProto) -> ModelProto:
     return model(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])], [value("x", ["batch", 4])], [value("y", ["batch", 4])], [weights]
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 4])],
+        [weights],
     )
 
 
@@ -496,6 +501,17 @@ def make_external(root: Path) -> None:
         (folder / "folder_out").symlink_to("../outside")
 
 
+def copy_magika(root: Path) -> None:
+    """The one real model: file types by content, with another batch symbol on each side."""
+    package = importlib.util.find_spec("magika")
+    if package is None or package.origin is None:
+        sys.exit("make_models.py needs the magika package for a real model: pip install magika")
+    found = sorted(Path(package.origin).parent.glob("models/standard_*/model.onnx"))
+    if not found:
+        sys.exit(f"the magika package in {Path(package.origin).parent} carries no models/standard_*/model.onnx")
+    shutil.copyfile(found[-1], root / "magika.onnx")
+
+
 def make_models(root: Path) -> None:
     """Writes all models below `root`, which is made if it is missing."""
     for make in SINGLE_FILES:
@@ -504,6 +520,7 @@ def make_models(root: Path) -> None:
         write(root / f"twice_{name}.onnx", twice(dtype, ["batch", 3]))
         write(root / f"twice_{name}_fixed.onnx", twice(dtype, [2, 3]))
     make_external(root)
+    copy_magika(root)
     (root / "corrupt.onnx").write_bytes(b"\x3a\x7fThis is no model.")
     (root / "no_graph.onnx").write_bytes(b"")
 
