@@ -61,6 +61,7 @@ struct Ticket : Completion {
   void* cookie_model = nullptr;      // the sink's own: the model that it was admitted to
   void* cookie_hold = nullptr;       // the sink's own: what keeps that model's object alive
   std::size_t cookie_bytes = 0;      // the sink's own: size of the request
+  std::int64_t cookie_held = -1;     // the sink's own: what is to be given back when the ticket is; -1: nothing
   std::vector<Tensor> inputs;        // in the signature's order
   std::vector<std::uint8_t> wanted;  // one flag per output of the signature
   std::int64_t rows = 1;             // dimension 0 of its inputs; 1 where the model is not batched
@@ -80,7 +81,7 @@ struct Ticket : Completion {
   // Owned by batching and schedule, under the scheduler's lock.
   TicketState state = TicketState::kNew;
   std::uint32_t lane = 0;  // that runs it
-  void* model = nullptr;  // the scheduler's entry
+  void* model = nullptr;   // the scheduler's entry
   Ticket* queue_prev = nullptr;
   Ticket* queue_next = nullptr;
   ShapeGroup* group = nullptr;

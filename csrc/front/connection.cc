@@ -67,8 +67,10 @@ std::vector<std::int32_t> Connection::take_cancelled() { return std::exchange(ca
 void Connection::on_call(wire::Call& call) {
   if (call.path == kModelInferPath) {
     set_stage(call, Stage::kInferWaiting);
+    call.awaits_message = true;
   } else if (loop_.is_method(call.path)) {
     set_stage(call, Stage::kOwnerWaiting);
+    call.awaits_message = true;
   } else {
     refuse(call, {Code::kUnimplemented, "method " + call.path + " is not served here"}, nullptr);
   }
@@ -105,6 +107,8 @@ void Connection::on_cancelled(wire::Call& call, Code reason) {
     case Stage::kInferRunning: {
       loop_.flush();  // it may have come in the very read that cancels it
       auto* ticket = static_cast<Ticket*>(call.user);
+      // The stream's place stays taken until its ticket has come back, or a client could pile up work by cancelling.
+      ticket->cookie_held = static_cast<std::int64_t>(codec_.hold_slot(call));
       loop_.engine().cancel(ticket, {Code::kCancelled, "the caller cancelled the call"});
       log(call, reason, ticket, ticket->cookie_bytes, 0);
       break;
@@ -180,7 +184,7 @@ void Connection::start_job(wire::Call& call, wire::Message message, bool is_infe
 
 void Connection::finish_job(DecodeJob& job) {
   wire::Call* call = codec_.find(job.call_id);
-  if (call == nullptr || call->refused) return;
+  if (call == nullptr) return;
   if (!job.ran) {
     refuse(*call, {Code::kUnavailable, "the server is shutting down"}, nullptr);
   } else if (!job.status.ok()) {
@@ -206,6 +210,7 @@ void Connection::refuse(wire::Call& call, const Status& status, Model* model) {
 
 void Connection::finish_ticket(Ticket& ticket) {
   wire::Call* call = codec_.find(static_cast<std::int32_t>(ticket.cookie_call));
+  if (ticket.cookie_held >= 0) codec_.release_slot(static_cast<std::size_t>(ticket.cookie_held));
   if (call == nullptr || call->user != &ticket) return;
   if (ticket.status.ok()) {
     respond(*call, ticket);
@@ -276,7 +281,7 @@ unsigned Connection::shutdown_final() {
 unsigned Connection::abort_calls(const Status& status) {
   for (const std::int32_t stream : codec_.open_streams()) {
     wire::Call* call = codec_.find(stream);
-    if (call == nullptr || call->refused) continue;
+    if (call == nullptr) continue;
     on_cancelled(*call, status.code());
     codec_.finish(*call, status);
   }

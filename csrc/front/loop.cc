@@ -110,6 +110,7 @@ void Loop::recycle(Ticket* ticket) {
 
 void Loop::stage(Ticket* ticket, CatalogHold& hold, Model& model) {
   ticket->sink = &ring_;
+  ticket->cookie_held = -1;
   ticket->cookie_model = &model;
   ticket->cookie_hold = &hold;
   ticket->next = nullptr;

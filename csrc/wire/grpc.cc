@@ -301,6 +301,8 @@ void GrpcConnection::shutdown_notice() { impl_->session().shutdown_notice(); }
 void GrpcConnection::shutdown_final() { impl_->session().shutdown_final(); }
 bool GrpcConnection::wants_close() const { return impl_->wants_close(); }
 std::size_t GrpcConnection::open_calls() const { return impl_->open_calls(); }
+bool GrpcConnection::has_output() const { return impl_->has_output(); }
+std::vector<std::int32_t> GrpcConnection::open_streams() const { return impl_->open_streams(); }
 std::size_t GrpcConnection::output_waiting() const { return impl_->output_waiting(); }
 std::size_t GrpcConnection::inflight_bytes() const { return impl_->inflight_bytes(); }
 const GrpcCounters& GrpcConnection::counters() const { return impl_->counters(); }

@@ -101,6 +101,7 @@ class GrpcConnection {
   std::size_t hold_slot(Call& call);
   void release_slot(std::size_t held);
 
+  bool has_output() const;  // take_output is worth a call
   // What is to be written now, at most about `budget_bytes`; appends chunks. Empty when there is nothing (or nothing
   // that flow control lets go). The owner calls it until it appends nothing, or until its transport says stop.
   void take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now);
@@ -119,6 +120,7 @@ class GrpcConnection {
 
   bool wants_close() const;  // nothing more will come of this connection: close it once its output is written
   std::size_t open_calls() const;
+  std::vector<std::int32_t> open_streams() const;  // of the open calls, for find()
   std::size_t output_waiting() const;  // response bytes accepted by send() and not yet taken
   std::size_t inflight_bytes() const;  // request bytes charged to this connection
   const GrpcCounters& counters() const;

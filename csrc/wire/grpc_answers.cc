@@ -140,6 +140,14 @@ void GrpcConnection::Impl::release_bytes(CallStream& stream, std::size_t bytes) 
   context_.inflight_bytes -= bytes;
 }
 
+std::vector<std::int32_t> GrpcConnection::Impl::open_streams() const {
+  std::vector<std::int32_t> ids;
+  for (const auto& stream : streams_) {
+    if (stream->open) ids.push_back(stream->stream_id);
+  }
+  return ids;
+}
+
 std::size_t GrpcConnection::Impl::hold_slot(CallStream& stream) {
   ++held_;
   return std::exchange(stream.charged, 0);

@@ -68,7 +68,9 @@ class GrpcConnection::Impl final : public Http2Events {
 
   Http2Session& session() { return session_; }
   bool wants_close() const { return dead_ || session_.wants_close(); }
+  bool has_output() const { return !dead_ && session_.wants_write(); }
   std::size_t open_calls() const { return open_calls_; }
+  std::vector<std::int32_t> open_streams() const;
   std::size_t output_waiting() const { return session_.output_waiting(); }
   std::size_t inflight_bytes() const { return context_.inflight_bytes; }
   const GrpcCounters& counters() {
