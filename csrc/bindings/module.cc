@@ -6,6 +6,15 @@ namespace {
 
 PyObject* core_error = nullptr;  // owned by the module for the life of the process
 
+// The shapes of plain data in _core.pyi are dicts and tuples; as names of these they can be imported and called.
+void name_plain_data(py::module_& module) {
+  for (const char* name : {"Limits", "SessionOptions", "BatchingOptions", "TensorInfo", "DurationStats", "BatchStats",
+                           "ModelStats", "PoolStats", "Snapshot", "AccessEntry"}) {
+    module.attr(name) = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyDict_Type));
+  }
+  module.attr("Call") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyTuple_Type));
+}
+
 }  // namespace
 
 void raise(const Status& status) {
@@ -26,6 +35,7 @@ void bind_errors(py::module_& module) {
 PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   module.doc() = "The native core of Headrace. Its types are described in _core.pyi.";
   module.def("version", [] { return std::string(HEADRACE_VERSION); });
+  name_plain_data(module);
   bind_errors(module);
   bind_engine(module);
   bind_loop(module);
