@@ -206,20 +206,23 @@ class HttpProtocol(asyncio.Protocol):
     def _arm(self) -> None:
         # One timer a connection, which looks at the clock when it fires: re-arming it for each read would cost more.
         config, now = self._config, self._loop.time()
+        stall, whole = config.message_stall_seconds, config.message_whole_seconds
         if not (self._in_request or self._header_bytes):
             due = self._last_byte + config.idle_seconds
             if due <= now and self._transport is not None:
                 self._transport.close()
                 return
         else:
-            due = self._last_byte + config.message_stall_seconds
+            due = self._last_byte + stall
             if due <= now:
-                self._fail(408, f"no byte for {config.message_stall_seconds:g} s (--message-stall-seconds)")
+                self._fail(408, f"half a request, and no byte for {stall:g} s (--message-stall-seconds)")
                 return
-            if self._in_request and self._begun + config.message_whole_seconds <= now:
-                self._fail(408, f"no whole request in {config.message_whole_seconds:g} s (--message-whole-seconds)")
-                return
-        self._timer = self._loop.call_later(min(due - now, config.message_stall_seconds), self._arm)
+            if self._in_request:
+                due = min(due, self._begun + whole)
+                if due <= now:
+                    self._fail(408, f"no whole request in {whole:g} s (--message-whole-seconds)")
+                    return
+        self._timer = self._loop.call_later(min(due - now, stall, whole), self._arm)
 
     def shutdown(self) -> None:
         """Ends the connection if it is idle; one in the middle of a request ends behind its answer."""

@@ -154,6 +154,7 @@ class Instance:
         if aborted:
             log.warning("%d call(s) did not end in %g s and got UNAVAILABLE", aborted, self.config.drain_seconds)
         await self._close()
+        self._say_pool()
         return aborted == 0
 
     async def abandon(self) -> None:
@@ -171,6 +172,8 @@ class Instance:
             await seat.call(seat.close())
         for thread in self._threads:
             await asyncio.to_thread(thread.stop)
+
+    def _say_pool(self) -> None:
         pool = self.engine.snapshot()["pool"]
         log.info(
             "memory pool at the end: %d bytes in %d blocks in use, peak %d bytes, cap %d; %d allocations, %d of them "
