@@ -8,6 +8,10 @@ void Ticket::clear() {
   sink = nullptr;
   cookie_slot = 0;
   cookie_call = 0;
+  cookie_model = nullptr;
+  cookie_hold = nullptr;
+  cookie_bytes = 0;
+  cookie_held = -1;
   inputs.clear();
   wanted.clear();
   rows = 1;
@@ -15,11 +19,13 @@ void Ticket::clear() {
   priority = 0;
   id.clear();
   timing = false;
+  charge.release();
   status = Status();
   outputs.clear();
   time = Timeline();
   batch_rows = 0;
   state = TicketState::kNew;
+  lane = 0;
   model = nullptr;
   queue_prev = nullptr;
   queue_next = nullptr;

@@ -7,6 +7,7 @@ namespace {
 
 TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   Pool pool(PoolOptions{});
+  InflightBudget budget(std::size_t{64} << 20, std::size_t{1} << 20);
   Ticket ticket;
   Ticket other;
   auto block = pool.allocate(16);
@@ -22,6 +23,12 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   ticket.kind = CompletionKind::kPart;
   ticket.cookie_slot = 1;
   ticket.cookie_call = 2;
+  ticket.cookie_held = 4;
+  ticket.cookie_model = &pool;
+  ticket.cookie_hold = &pool;
+  ticket.cookie_bytes = 3;
+  ticket.charge = budget.take(1000);
+  ASSERT_EQ(budget.charged(), 1000U);
   ticket.inputs.push_back(tensor);
   ticket.outputs.push_back(std::move(tensor));
   ticket.wanted = {1, 0};
@@ -34,6 +41,7 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   ticket.time.finished = 7;
   ticket.batch_rows = 8;
   ticket.state = TicketState::kDone;
+  ticket.lane = 12;
   ticket.model = &pool;
   ticket.queue_prev = &other;
   ticket.queue_next = &other;
@@ -51,6 +59,12 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   EXPECT_EQ(ticket.sink, nullptr);
   EXPECT_EQ(ticket.cookie_slot, 0U);
   EXPECT_EQ(ticket.cookie_call, 0U);
+  EXPECT_EQ(ticket.cookie_model, nullptr);
+  EXPECT_EQ(ticket.cookie_hold, nullptr);
+  EXPECT_EQ(ticket.cookie_bytes, 0U);
+  EXPECT_FALSE(ticket.charge);
+  EXPECT_EQ(budget.charged(), 0U) << "a ticket kept for another use holds nobody's bytes";
+  EXPECT_EQ(ticket.cookie_held, -1);
   EXPECT_TRUE(ticket.inputs.empty());
   EXPECT_TRUE(ticket.outputs.empty());
   EXPECT_TRUE(ticket.wanted.empty());
@@ -63,6 +77,7 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   EXPECT_EQ(ticket.time.finished, 0);
   EXPECT_EQ(ticket.batch_rows, 0);
   EXPECT_EQ(ticket.state, TicketState::kNew);
+  EXPECT_EQ(ticket.lane, 0U);
   EXPECT_EQ(ticket.model, nullptr);
   EXPECT_EQ(ticket.queue_prev, nullptr);
   EXPECT_EQ(ticket.queue_next, nullptr);
