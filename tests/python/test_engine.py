@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,7 +118,7 @@ def port(**flags: object) -> tuple[LoopPort, FakeLoop]:
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace._core.Loop", FakeLoop)
+    monkeypatch.setattr(sys.modules["headrace._core"], "Loop", FakeLoop)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
