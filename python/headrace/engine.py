@@ -13,29 +13,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headrace import _core
-from headrace._core import (
-    HAS_CALLS,
-    HAS_CANCELLED,
-    HAS_OUTPUT,
-    WANTS_CLOSE,
-    AccessEntry,
-    BatchingOptions,
-    Call,
-    Connection,
-    CoreError,
-    DurationStats,
-    Limits,
-    Model,
-    ModelStats,
-    SessionOptions,
-    Snapshot,
-    TensorInfo,
-)
+from headrace._core import HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, WANTS_CLOSE, Connection, CoreError, Model
 from headrace.config import Config
 from headrace.errors import StartError, from_code
+
+if TYPE_CHECKING:  # these are of the stub only
+    from headrace._core import (
+        AccessEntry,
+        BatchingOptions,
+        Call,
+        DurationStats,
+        Limits,
+        ModelStats,
+        SessionOptions,
+        Snapshot,
+        TensorInfo,
+    )
 
 __all__ = [
     "HAS_CALLS",
@@ -86,26 +82,26 @@ def find_onnxruntime() -> str:
     return ""
 
 
-def limits_of(config: Config) -> Limits:
+def limits_of(config: Config) -> "Limits":
     """The core's limits out of the configuration."""
-    return Limits(
-        max_message_bytes=config.max_request_bytes,
-        max_header_bytes=config.max_header_bytes,
-        max_concurrent_streams=config.max_concurrent_streams,
-        connection_inflight_bytes=config.connection_inflight_bytes,
-        process_inflight_bytes=config.process_inflight_bytes,
-        max_output_bytes=config.max_output_bytes,
-        max_tensors=config.max_tensors,
-        max_name_bytes=config.max_name_bytes,
-        max_dims=config.max_dims,
-        max_parameters=config.max_parameters,
-        write_stall_seconds=config.write_stall_seconds,
-        message_stall_seconds=config.message_stall_seconds,
-        message_whole_seconds=config.message_whole_seconds,
-        idle_seconds=config.idle_seconds,
-        pool_bytes=config.pool_bytes,
-        pool_retain_bytes=config.pool_retain_bytes,
-    )
+    return {
+        "max_message_bytes": config.max_request_bytes,
+        "max_header_bytes": config.max_header_bytes,
+        "max_concurrent_streams": config.max_concurrent_streams,
+        "connection_inflight_bytes": config.connection_inflight_bytes,
+        "process_inflight_bytes": config.process_inflight_bytes,
+        "max_output_bytes": config.max_output_bytes,
+        "max_tensors": config.max_tensors,
+        "max_name_bytes": config.max_name_bytes,
+        "max_dims": config.max_dims,
+        "max_parameters": config.max_parameters,
+        "write_stall_seconds": config.write_stall_seconds,
+        "message_stall_seconds": config.message_stall_seconds,
+        "message_whole_seconds": config.message_whole_seconds,
+        "idle_seconds": config.idle_seconds,
+        "pool_bytes": config.pool_bytes,
+        "pool_retain_bytes": config.pool_retain_bytes,
+    }
 
 
 @contextlib.contextmanager
@@ -147,8 +143,8 @@ class Engine:
         backend: str,
         model_file: Path,
         model_dir: Path,
-        session: SessionOptions,
-        batching: BatchingOptions,
+        session: "SessionOptions",
+        batching: "BatchingOptions",
     ) -> Model:
         """Loads one version on a thread of its own; raises with the runtime's words if it cannot be served."""
         call = partial(
@@ -183,7 +179,7 @@ class Engine:
                 catalog.add(name, version_text, target)
         self.core.publish(catalog)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> "Snapshot":
         """Counters of now."""
         return self.core.snapshot()
 
@@ -306,7 +302,7 @@ def _show(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
-def access_line(entry: AccessEntry) -> str:
+def access_line(entry: "AccessEntry") -> str:
     """One call as key=value text. What the client chose is quoted where it is not plain, so that it stays one line."""
     return (
         f"peer={_show(entry['peer'])} path={_show(entry['path'])} model={_show(entry['model'])} "
