@@ -20,22 +20,15 @@ IR_VERSION = 8
 Dims = Sequence[int | str | None] | None
 
 # The protocol's word for each element type, and ONNX's.
+# fmt: off
 DTYPES = {
-    "bool": TensorProto.BOOL,
-    "uint8": TensorProto.UINT8,
-    "uint16": TensorProto.UINT16,
-    "uint32": TensorProto.UINT32,
-    "uint64": TensorProto.UINT64,
-    "int8": TensorProto.INT8,
-    "int16": TensorProto.INT16,
-    "int32": TensorProto.INT32,
-    "int64": TensorProto.INT64,
-    "fp16": TensorProto.FLOAT16,
-    "bf16": TensorProto.BFLOAT16,
-    "fp32": TensorProto.FLOAT,
-    "fp64": TensorProto.DOUBLE,
-    "bytes": TensorProto.STRING,
+    "bool": TensorProto.BOOL, "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16,
+    "uint32": TensorProto.UINT32, "uint64": TensorProto.UINT64, "int8": TensorProto.INT8,
+    "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
+    "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "fp32": TensorProto.FLOAT,
+    "fp64": TensorProto.DOUBLE, "bytes": TensorProto.STRING,
 }
+# fmt: on
 FLOAT = TensorProto.FLOAT
 INT64 = TensorProto.INT64
 
@@ -143,11 +136,7 @@ def constant_answer() -> ModelProto:
 
 def different_symbols() -> ModelProto:
     """Batchable, though the batch dimension has another name on each side (as tf2onnx writes it)."""
-    return model(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        [value("x", ["unk__1", 4])],
-        [value("y", ["unk__2", 4])],
-    )
+    return model([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["unk__1", 4])], [value("y", ["unk__2", 4])])
 
 
 def dynamic_inner() -> ModelProto:
@@ -178,11 +167,8 @@ def multiple_of_32() -> ModelProto:
 
 def square_of_batch() -> ModelProto:
     """[batch, batch]: the batch dimension is an inner one too."""
-    return model(
-        [helper.make_node("Neg", ["x"], ["y"])],
-        [value("x", ["batch", "batch"])],
-        [value("y", ["batch", "batch"])],
-    )
+    square = ["batch", "batch"]
+    return model([helper.make_node("Neg", ["x"], ["y"])], [value("x", square)], [value("y", square)])
 
 
 def scalar() -> ModelProto:
@@ -337,9 +323,7 @@ def zipmap() -> ModelProto:
 def optional_type() -> ModelProto:
     kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(FLOAT, [2]))
     return model(
-        [helper.make_node("Optional", ["x"], ["maybe"])],
-        [value("x", [2])],
-        [helper.make_value_info("maybe", kind)],
+        [helper.make_node("Optional", ["x"], ["maybe"])], [value("x", [2])], [helper.make_value_info("maybe", kind)]
     )
 
 
@@ -384,35 +368,14 @@ def described() -> ModelProto:
     return built
 
 
+# fmt: off
 SINGLE_FILES: list[Callable[[], ModelProto]] = [
-    add_sub,
-    mlp,
-    mean_over_batch,
-    running_sum,
-    dynamic_quantize,
-    constant_answer,
-    different_symbols,
-    dynamic_inner,
-    multiple_of_32,
-    square_of_batch,
-    scalar,
-    zero_size,
-    unranked,
-    optional_input,
-    shared_symbol,
-    gather_rows,
-    slow,
-    compress,
-    handed_on,
-    branch,
-    sequence_output,
-    zipmap,
-    optional_type,
-    float8,
-    int4,
-    no_kernel,
-    described,
+    add_sub, mlp, mean_over_batch, running_sum, dynamic_quantize, constant_answer, different_symbols,
+    dynamic_inner, multiple_of_32, square_of_batch, scalar, zero_size, unranked, optional_input, shared_symbol,
+    gather_rows, slow, compress, handed_on, branch, sequence_output, zipmap, optional_type, float8, int4,
+    no_kernel, described,
 ]
+# fmt: on
 
 
 def external(name: str, location: str, offset: int = 0, length: int = 64) -> TensorProto:
