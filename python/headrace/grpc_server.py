@@ -136,6 +136,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self._lost = False
+        self._eof = False  # the peer has shut its side down
         self._linger: asyncio.TimerHandle | None = None
         self._calls: dict[int, asyncio.Future[bytes] | concurrent.futures.Future[bytes]] = {}
 
@@ -154,6 +155,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             self.act(bits)
 
     def eof_received(self) -> bool:
+        self._eof = True
         if self._linger is not None:
             return False
         self.act(self._connection.receive_eof())
@@ -220,10 +222,10 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             return  # when paused, resume_writing brings the same bits again
         self._receive = self._drop
         self._await_eof(self._transport.get_write_buffer_size())
-        if self._transport.can_write_eof():
+        if not self._eof and self._transport.can_write_eof():
             self._transport.write_eof()
         else:
-            self._transport.close()
+            self._transport.close()  # once what is written has left
 
     def _await_eof(self, waiting: int) -> None:
         seconds = self._port.write_stall_seconds if waiting else _LINGER_SECONDS

@@ -225,6 +225,9 @@ class FakeTransport:
     def get_write_buffer_size(self) -> int:
         return self.waiting.pop(0) if self.waiting else 0
 
+    def close(self) -> None:
+        self.written.append("close")
+
     def abort(self) -> None:
         self.written.append("abort")
 
@@ -294,18 +297,29 @@ def test_a_transport_that_is_full_is_not_written_to() -> None:
 def test_the_end_shuts_our_side_down_and_waits_for_the_peers() -> None:
     async def work() -> None:
         rig = Rig()
-        assert rig.protocol.eof_received() is True  # open calls are answered first
         rig.protocol.act(WANTS_CLOSE)
         rig.protocol.act(WANTS_CLOSE)
         assert rig.transport.written == ["eof"]
         rig.protocol.buffer_updated(3)  # what still comes is dropped
-        assert rig.connection.said == ["eof"]
+        assert rig.connection.said == []
         assert rig.protocol.eof_received() is False
         rig.protocol.connection_lost(None)
         rig.protocol.connection_lost(None)
-        assert rig.connection.said == ["eof", "lost"]
+        assert rig.connection.said == ["lost"]
         assert rig.closed == [rig.protocol]
         assert rig.disconnected == [7]
+
+    run(work())
+
+
+def test_a_peer_that_has_shut_its_side_is_answered_and_then_closed() -> None:
+    async def work() -> None:
+        rig = Rig()
+        assert rig.protocol.eof_received() is True  # open calls are answered first
+        assert rig.connection.said == ["eof"]
+        rig.connection.outputs = [[b"answer"]]
+        rig.protocol.act(HAS_OUTPUT | WANTS_CLOSE)
+        assert rig.transport.written == [b"answer", "close"]
 
     run(work())
 
