@@ -58,7 +58,7 @@ format: .venv/.installed .stamps/system-lint ## rewrite the sources in the house
 sanitize: .venv/.package .stamps/system-test .stamps/system-lint models ## C++ tests under ASan+UBSan and TSan, and a smoke of the server under ASan
 	@scripts/sanitize
 
-fuzz: .venv/.installed .stamps/system-test .stamps/system-lint ## run the fuzzers; SECONDS_EACH=60
+fuzz: .venv/.installed .stamps/system-test .stamps/system-fuzz ## run the fuzzers; SECONDS_EACH=60
 	@scripts/fuzz
 
 bench: .venv/.package .stamps/system-test models ## the figures of docs/performance, side by side with a grpc.aio twin
