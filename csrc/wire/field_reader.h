@@ -1,6 +1,6 @@
 // A protobuf message, field by field, in place. protozero reads the varints; this keeps to what protobuf's own parser
-// does where protozero's pbf_reader differs: tags and lengths are at most five bytes and never truncated to 32 bits,
-// groups of unknown fields are skipped, and a bool of more than one byte is read whole.
+// does where protozero's pbf_reader differs: tags and lengths are at most five bytes, no length is truncated to 32
+// bits, groups of unknown fields are skipped, and a bool of more than one byte is read whole.
 //
 // A broken message throws protozero::exception.
 #pragma once
@@ -8,7 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <protozero/exception.hpp>
 #include <protozero/types.hpp>
 #include <protozero/varint.hpp>
@@ -33,9 +32,11 @@ constexpr std::uint32_t bytes_key(std::uint32_t number) {
 
 class FieldReader {
  public:
-  explicit FieldReader(std::string_view bytes) : at_(bytes.data()), end_(bytes.data() + bytes.size()) {}
-  explicit FieldReader(std::span<const std::byte> bytes)
-      : FieldReader(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())) {}
+  // `level`: how many messages this one lies in (groups may nest to level 100, counted from the outermost message).
+  explicit FieldReader(std::string_view bytes, int level = 0)
+      : at_(bytes.data()), end_(bytes.data() + bytes.size()), level_(level) {}
+  explicit FieldReader(std::span<const std::byte> bytes, int level = 0)
+      : FieldReader(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()), level) {}
 
   // Moves to the next field; false at the end. Each field must then be read, or skipped, once.
   bool next() {
@@ -60,22 +61,20 @@ class FieldReader {
     std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
     return value;
   }
-  void skip() { skip_value(key_, 0); }
+  void skip() { skip_value(key_, level_); }
 
  private:
   static constexpr std::uint32_t kStartGroup = 3;
   static constexpr std::uint32_t kEndGroup = 4;
-  static constexpr int kMaxGroups = 100;  // nested, as in protobuf
+  static constexpr int kMaxLevel = 100;  // as in protobuf
 
   static constexpr std::uint32_t wire_type(std::uint32_t key) { return key & 7U; }
 
   std::uint32_t read_key() {
     const char* start = at_;
-    const std::uint64_t key = varint();
-    if (at_ - start > 5 || key > std::numeric_limits<std::uint32_t>::max() || key >> 3 == 0) {
-      throw protozero::invalid_tag_exception();
-    }
-    return static_cast<std::uint32_t>(key);
+    const auto key = static_cast<std::uint32_t>(varint());
+    if (at_ - start > 5 || key >> 3 == 0) throw protozero::invalid_tag_exception();
+    return key;
   }
   std::string_view take(std::uint64_t size) {
     if (size > static_cast<std::uint64_t>(end_ - at_)) throw protozero::end_of_buffer_exception();
@@ -83,7 +82,7 @@ class FieldReader {
     at_ += size;
     return taken;
   }
-  void skip_value(std::uint32_t key, int depth) {
+  void skip_value(std::uint32_t key, int level) {
     switch (wire_type(key)) {
       case 0:
         varint();
@@ -98,14 +97,14 @@ class FieldReader {
         take(4);
         return;
       case kStartGroup:
-        if (depth == kMaxGroups) throw protozero::unknown_pbf_wire_type_exception();
+        if (level == kMaxLevel) throw protozero::unknown_pbf_wire_type_exception();
         for (;;) {
           const std::uint32_t inner = read_key();
           if (wire_type(inner) == kEndGroup) {
             if (inner >> 3 != key >> 3) throw protozero::invalid_tag_exception();
             return;
           }
-          skip_value(inner, depth + 1);
+          skip_value(inner, level + 1);
         }
       default:
         throw protozero::unknown_pbf_wire_type_exception();
@@ -114,6 +113,7 @@ class FieldReader {
 
   const char* at_;
   const char* end_;
+  int level_;
   std::uint32_t key_ = 0;
 };
 

@@ -44,7 +44,7 @@ class Decoder {
           request_.id = text(reader, "id");
           break;
         case bytes_key(4):
-          parameter(reader.bytes(), request_.parameters);
+          parameter(reader.bytes(), 1, request_.parameters);
           break;
         case bytes_key(5):
           input(reader.bytes());
@@ -84,19 +84,19 @@ class Decoder {
 
   // A map entry {1: key, 2: InferParameter}. A value that is sent in pieces is merged, so a later piece that says
   // nothing leaves what an earlier one said.
-  void parameter(std::string_view bytes, std::vector<Parameter>& parameters) {
+  void parameter(std::string_view bytes, int level, std::vector<Parameter>& parameters) {
     if (request_.parameters.size() + request_.tensor_parameters.size() == limits_.max_parameters) {
       refuse_limit("more parameters", "max_parameters", limits_.max_parameters);
     }
     Parameter& parameter = parameters.emplace_back();
-    FieldReader reader(bytes);
+    FieldReader reader(bytes, level);
     while (reader.next()) {
       switch (reader.key()) {
         case bytes_key(1):
           parameter.key = text(reader, "a parameter's name");
           break;
         case bytes_key(2):
-          value(reader.bytes(), parameter);
+          value(reader.bytes(), level + 1, parameter);
           break;
         default:
           reader.skip();
@@ -104,8 +104,8 @@ class Decoder {
     }
   }
 
-  static void value(std::string_view bytes, Parameter& parameter) {
-    FieldReader reader(bytes);
+  static void value(std::string_view bytes, int level, Parameter& parameter) {
+    FieldReader reader(bytes, level);
     while (reader.next()) {
       switch (reader.key()) {
         case varint_key(1):
@@ -138,7 +138,7 @@ class Decoder {
     input.first_parameter = request_.tensor_parameters.size();
     std::vector<std::int64_t>& dims = request_.dims;
     dims.clear();
-    FieldReader reader(bytes);
+    FieldReader reader(bytes, 1);
     while (reader.next()) {
       switch (reader.key()) {
         case bytes_key(1):
@@ -158,7 +158,7 @@ class Decoder {
           break;
         }
         case bytes_key(4):
-          parameter(reader.bytes(), request_.tensor_parameters);
+          parameter(reader.bytes(), 2, request_.tensor_parameters);
           break;
         case bytes_key(5):
           if (input.has_contents) {
@@ -194,14 +194,14 @@ class Decoder {
     count_tensor();
     WireOutput& output = request_.outputs.emplace_back();
     output.first_parameter = request_.tensor_parameters.size();
-    FieldReader reader(bytes);
+    FieldReader reader(bytes, 1);
     while (reader.next()) {
       switch (reader.key()) {
         case bytes_key(1):
           output.name = text(reader, "an output's name");
           break;
         case bytes_key(2):
-          parameter(reader.bytes(), request_.tensor_parameters);
+          parameter(reader.bytes(), 2, request_.tensor_parameters);
           break;
         default:
           reader.skip();

@@ -15,6 +15,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "raw tensors and protobuf's fixed fields are little-endian");
 
+constexpr int kLevel = 2;  // contents lie in an input in a request
+
 enum class WireForm : std::uint8_t { kVarint, kFixed32, kFixed64, kBytes };
 
 struct ContentsField {
@@ -114,7 +116,7 @@ class Converter {
   // Elements in the dtype's own field; sums up the strings' bytes. Refuses elements in any other field.
   std::size_t count() {
     std::size_t elements = 0;
-    FieldReader reader(input_.contents);
+    FieldReader reader(input_.contents, kLevel);
     while (reader.next()) {
       if (reader.key() == single_key_) {
         ++elements;
@@ -204,7 +206,7 @@ class Converter {
   // Calls `single` for a field with one element and `packed` for a field with many.
   template <class Single, class Packed>
   void each_field(Single single, Packed packed) {
-    FieldReader reader(input_.contents);
+    FieldReader reader(input_.contents, kLevel);
     while (reader.next()) {
       if (reader.key() == single_key_) {
         single(reader);
