@@ -70,6 +70,7 @@ class OutputQueue {
   void move_to(OutputWriter& writer, std::size_t bytes);  // at most size()
   void clear();
   std::size_t size() const { return size_; }
+  std::size_t memory() const { return small_.capacity() + pieces_.capacity() * sizeof(Piece); }
 
  private:
   static constexpr std::size_t kCopy = std::size_t{16} << 10;  // own bytes up to this are copied into small_

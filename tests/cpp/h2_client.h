@@ -83,6 +83,7 @@ class H2Client {
     nghttp2_option_new(&option);
     nghttp2_option_set_no_auto_window_update(option, options.auto_window ? 0 : 1);
     nghttp2_option_set_peer_max_concurrent_streams(option, 1U << 20);
+    nghttp2_option_set_max_send_header_block_length(option, 1U << 20);
     nghttp2_session_client_new2(&session_, callbacks, this, option);
     nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
