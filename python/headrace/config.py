@@ -220,7 +220,7 @@ _INVALID = "INVALID_ARGUMENT / 400"
 class Config:
     """All options, resolved. Each field is one row of the table; `sources` says where its value came from."""
 
-    model_repository: str = _option("Models", "", "Folder with <model>/<version>/model.onnx in it.")
+    model_repository: str = _option("Models", "", "Folder of models, each as MODEL/VERSION/model.onnx.")
     model_load_thread_count: int = _option("Models", 4, "Models that load at one time.", minimum=1, maximum=64)
     exit_on_error: bool = _option("Models", False, "End the start-up if any model cannot be loaded.")
     strict_readiness: bool = _option("Models", False, "The server is ready only if every model is.")
