@@ -1,0 +1,99 @@
+#include "batching/shape_groups.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace headrace {
+namespace {
+
+Ticket* with_shape(Ticket& ticket, DType dtype, Shape shape) {
+  ticket.inputs.clear();
+  ticket.inputs.emplace_back();
+  ticket.inputs[0].dtype = dtype;
+  ticket.inputs[0].shape = std::move(shape);
+  return &ticket;
+}
+
+ShapeGroup* joined(ShapeGroups& groups, Ticket* ticket) {
+  ShapeGroup* group = groups.find(*ticket);
+  group->head = group->tail = ticket;
+  return group;
+}
+
+void left(ShapeGroups& groups, ShapeGroup* group) {
+  group->head = group->tail = nullptr;
+  groups.retire(group);
+}
+
+TEST(ShapeGroups, OneGroupForWhatAgreesInAllButTheFirstDimension) {
+  ShapeGroups groups;
+  Ticket a, b;
+  ShapeGroup* group = joined(groups, with_shape(a, DType::kFp32, {1, 3, 5}));
+  EXPECT_EQ(groups.find(*with_shape(b, DType::kFp32, {7, 3, 5})), group);
+  EXPECT_EQ(groups.size(), 1U);
+}
+
+TEST(ShapeGroups, AnyDifferenceIsAnotherGroup) {
+  ShapeGroups groups;
+  const std::vector<std::pair<DType, Shape>> kinds = {
+      {DType::kFp32, {1, 3, 5}}, {DType::kFp32, {1, 5, 3}},    {DType::kFp32, {1, 3}}, {DType::kFp32, {1}},
+      {DType::kInt32, {1}},      {DType::kFp32, {1, 3, 5, 1}}, {DType::kFp32, {}},     {DType::kFp32, {1, 0}},
+  };
+  std::vector<Ticket> tickets(kinds.size());
+  std::vector<ShapeGroup*> found;
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    found.push_back(joined(groups, with_shape(tickets[i], kinds[i].first, kinds[i].second)));
+    for (std::size_t j = 0; j < i; ++j) EXPECT_NE(found[i], found[j]) << i << " and " << j;
+  }
+  for (std::size_t i = 0; i < kinds.size(); ++i) EXPECT_EQ(groups.find(tickets[i]), found[i]);
+}
+
+TEST(ShapeGroups, DimensionsOfTwoInputsAreNotOneRowOfNumbers) {
+  ShapeGroups groups;
+  Ticket a, b;
+  with_shape(a, DType::kInt8, {1, 2});
+  a.inputs.push_back(Tensor(a.inputs[0]));
+  a.inputs[1].shape = Shape{1, 2, 3};
+  with_shape(b, DType::kInt8, {1, 2, 2});
+  b.inputs.push_back(Tensor(b.inputs[0]));
+  b.inputs[1].shape = Shape{1, 3};
+  EXPECT_NE(joined(groups, &a), groups.find(b));
+}
+
+TEST(ShapeGroups, AKnownShapeIsFoundAgainAfterItsGroupWasEmpty) {
+  ShapeGroups groups;
+  Ticket a, b;
+  ShapeGroup* first = joined(groups, with_shape(a, DType::kFp32, {1, 3}));
+  ShapeGroup* second = joined(groups, with_shape(b, DType::kFp32, {1, 4}));
+  left(groups, first);
+  left(groups, second);
+  EXPECT_EQ(groups.find(a), first);
+  EXPECT_EQ(groups.size(), 2U);
+}
+
+TEST(ShapeGroups, OfTheEmptyOnesTheLongestEmptyGoes) {
+  ShapeGroups groups;
+  std::vector<Ticket> tickets(ShapeGroups::kMaxIdle + 1);
+  std::vector<ShapeGroup*> found;
+  for (std::size_t i = 0; i < tickets.size(); ++i) {
+    found.push_back(joined(groups, with_shape(tickets[i], DType::kFp32, {1, static_cast<std::int64_t>(i)})));
+  }
+  EXPECT_EQ(groups.size(), ShapeGroups::kMaxIdle + 1) << "groups with tickets are all kept";
+  for (ShapeGroup* group : found) left(groups, group);
+  EXPECT_EQ(groups.size(), ShapeGroups::kMaxIdle);
+  for (std::size_t i = 1; i < tickets.size(); ++i) EXPECT_EQ(groups.find(tickets[i]), found[i]) << i;
+}
+
+TEST(ShapeGroups, GrowthKeepsEveryGroupFindable) {
+  ShapeGroups groups;
+  std::vector<Ticket> tickets(1'000);
+  std::vector<ShapeGroup*> found;
+  for (std::size_t i = 0; i < tickets.size(); ++i) {
+    found.push_back(joined(groups, with_shape(tickets[i], DType::kFp32, {1, static_cast<std::int64_t>(i)})));
+  }
+  for (std::size_t i = 0; i < tickets.size(); ++i) ASSERT_EQ(groups.find(tickets[i]), found[i]) << i;
+}
+
+}  // namespace
+}  // namespace headrace
