@@ -38,15 +38,15 @@ Status Admission::declare(std::string_view name, std::string_view datatype, cons
     return refuse(name, "is " + std::string(dtype_name(spec.dtype)) + ", not '" + std::string(datatype) + "'");
   }
   const std::span<const std::int64_t> dims = shape.dims();
-  bool fits = dims.size() == spec.dims.size();
+  bool fits = spec.any_rank || dims.size() == spec.dims.size();
   for (std::size_t d = 0; fits && d < dims.size(); ++d) {
-    fits = dims[d] >= 0 && (spec.dims[d] < 0 || spec.dims[d] == dims[d]);
+    fits = dims[d] >= 0 && (spec.any_rank || spec.dims[d] < 0 || spec.dims[d] == dims[d]);
   }
   if (!fits) {
     return refuse(name, "has shape " + Shape(spec.dims).to_string() + " (-1: any size), not " + shape.to_string());
   }
   const std::vector<int>& places = model_->symbol_places[slot];
-  for (std::size_t d = 0; d < dims.size(); ++d) {
+  for (std::size_t d = 0; d < places.size(); ++d) {
     if (places[d] < 0) continue;
     std::int64_t& known = symbols_[static_cast<std::size_t>(places[d])];
     if (known >= 0 && known != dims[d]) {

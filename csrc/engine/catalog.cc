@@ -20,8 +20,8 @@ Result<Model*> Catalog::resolve(std::string_view name, std::string_view version)
   const auto target = found->second.find(version);
   if (target == found->second.end()) {
     std::string listed;
-    for (const auto& [known, unused] : found->second) {
-      if (!known.empty()) listed.append(listed.empty() ? "" : ", ").append(known);
+    for (const auto& [known, served] : found->second) {
+      if (!known.empty() && served.model != nullptr) listed.append(listed.empty() ? "" : ", ").append(known);
     }
     return Status(Code::kNotFound, "model '" + std::string(name) + "' has no version '" + std::string(version) +
                                        "'; it serves: " + (listed.empty() ? "none" : listed));

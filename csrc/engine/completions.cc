@@ -28,7 +28,14 @@ void reverse(Completion* first, Completion* last, Completion* tail) {
 
 CompletionRing::CompletionRing() : eventfd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { HEADRACE_CHECK(eventfd_ >= 0); }
 
-CompletionRing::~CompletionRing() { ::close(eventfd_); }
+CompletionRing::~CompletionRing() {
+  HEADRACE_CHECK(take() == nullptr);
+  while (signals_seen_ < signals_due_) {
+    wait(-1);
+    HEADRACE_CHECK(take() == nullptr);
+  }
+  ::close(eventfd_);
+}
 
 void CompletionRing::deliver(Completion* first, Completion* last) noexcept {
   // The newest lies on top, so the chain goes on it backwards. Only its tail changes if another producer was faster.
@@ -37,10 +44,16 @@ void CompletionRing::deliver(Completion* first, Completion* last) noexcept {
   do {
     first->next = head;
   } while (!head_.compare_exchange_weak(head, last, std::memory_order_release, std::memory_order_relaxed));
-  if (head == nullptr) wake();
+  // From here on the loop may have all of the chain, and wait in the destructor for this write alone.
+  if (head == nullptr) signal();
 }
 
 void CompletionRing::wake() noexcept {
+  ++signals_due_;
+  signal();
+}
+
+void CompletionRing::signal() noexcept {
   const std::uint64_t one = 1;
   // EAGAIN: the counter is full, so the descriptor is readable already.
   while (::write(eventfd_, &one, sizeof(one)) < 0 && errno == EINTR) {
@@ -51,7 +64,9 @@ Completion* CompletionRing::take() {
   std::uint64_t count = 0;
   while (::read(eventfd_, &count, sizeof(count)) < 0 && errno == EINTR) {
   }
+  signals_seen_ += count;  // 0 where there was nothing to read
   Completion* newest = head_.exchange(nullptr, std::memory_order_acquire);
+  if (newest != nullptr) ++signals_due_;
   Completion* oldest = nullptr;
   while (newest != nullptr) {
     Completion* next = newest->next;

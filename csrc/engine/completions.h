@@ -3,9 +3,14 @@
 // The list is a stack that producers push whole chains on with one compare-and-swap (Treiber, 1986); the loop takes all
 // of it with one exchange and puts it in order again. Links are embedded, so the ring is never full and a push never
 // allocates. Whoever finds it empty writes the eventfd; whoever does not knows that the loop has been told.
+//
+// A producer that has pushed may still have that write before it, while the loop has what it pushed and wants to go. So
+// the loop's side counts the writes that must come, one for each time that it took something, and the end of the ring
+// waits for the last one: it costs the producers nothing.
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 
 #include "batching/request.h"
 
@@ -14,23 +19,29 @@ namespace headrace {
 class CompletionRing final : public CompletionSink {
  public:
   CompletionRing();
-  ~CompletionRing();  // the descriptor is closed here, last
+  ~CompletionRing();  // all that was delivered has been taken; the descriptor is closed here, last
   CompletionRing(const CompletionRing&) = delete;
   CompletionRing& operator=(const CompletionRing&) = delete;
 
   void deliver(Completion* first, Completion* last) noexcept override;
 
   int fileno() const { return eventfd_; }
+  // deliver() may be called by any thread, what follows by the loop's only.
+
   // All that has been delivered, oldest first. Clears the descriptor's readiness.
   Completion* take();
   // Makes the descriptor readable again: the loop stopped before it was through.
   void wake() noexcept;
-  // Blocks until the descriptor is readable or `milliseconds` have passed.
+  // Blocks until the descriptor is readable or `milliseconds` have passed (-1: no limit).
   void wait(int milliseconds) const;
 
  private:
+  void signal() noexcept;
+
   std::atomic<Completion*> head_{nullptr};
   int eventfd_ = -1;
+  std::uint64_t signals_due_ = 0;   // the loop's side: writes that were or will be made
+  std::uint64_t signals_seen_ = 0;  // of them, those read
 };
 
 }  // namespace headrace

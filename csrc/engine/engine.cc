@@ -44,7 +44,7 @@ Engine::~Engine() {
 }
 
 Result<std::shared_ptr<Backend>> Engine::backend(const std::string& name) {
-  MutexLock lock(mutex_);
+  MutexLock lock(backends_mutex_);
   std::shared_ptr<Backend>& opened = backends_[name];
   if (opened == nullptr) {
     BackendOptions options;
@@ -85,10 +85,14 @@ Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
   for (const auto* specs : {&model.signature.inputs, &model.signature.outputs}) {
     for (const TensorSpec& tensor : *specs) {
       if (!tensor.dims.empty() && tensor.dims[0] < 0) continue;
-      return {Code::kFailedPrecondition, "config.pbtxt sets max_batch_size: " + max + ", but '" + tensor.name +
-                                             "' has shape " + Shape(tensor.dims).to_string() +
-                                             " whose first dimension is fixed; set max_batch_size: 0, or export the "
-                                             "model with a dynamic batch dimension"};
+      const std::string shape = tensor.any_rank       ? "has no shape in the model"
+                                : tensor.dims.empty() ? "is a scalar"
+                                                      : "has shape " + Shape(tensor.dims).to_string() +
+                                                            ", whose first dimension is fixed";
+      return {Code::kFailedPrecondition, "config.pbtxt sets max_batch_size: " + max + ", but '" + tensor.name + "' " +
+                                             shape +
+                                             "; set max_batch_size: 0, or export the model with a dynamic batch "
+                                             "dimension"};
     }
   }
   model.batching_reason = "config.pbtxt sets max_batch_size: " + max +
@@ -115,21 +119,24 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   model->signature = model->session->signature();
   model->intra_op_threads = spec.session.intra_op_threads;
   model->max_lanes = spec.max_lanes;
+  const int max_lanes = spec.max_lanes > 0 ? spec.max_lanes : scheduler_->lanes();
   if (Status status = decide_batching(spec, *model); !status.ok()) return status;
   model->complete();
-  model->entry = scheduler_->add(spec.name, model->policy, spec.max_lanes, &model->runnable);
+  model->entry = scheduler_->add(spec.name, model->policy, max_lanes, &model->runnable);
   MutexLock lock(mutex_);
   models_.push_back(model);
   return model;
 }
 
 void Engine::unload(const std::shared_ptr<Model>& model) {
+  bool first = false;
   {
     MutexLock lock(mutex_);
-    std::erase(models_, model);
+    first = std::erase(models_, model) != 0;
   }
   scheduler_->close_entry(model->entry, {Code::kUnavailable, "model '" + model->name + "' version " +
                                                                  model->version_text + " was unloaded"});
+  if (!first) return;  // somebody else frees it
   model->session.reset();
   pool_.trim();
   release_heap();

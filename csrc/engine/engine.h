@@ -44,7 +44,7 @@ struct ModelSpec {
   BatchingPolicy batching;
   // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
   bool batching_decided = false;
-  int max_lanes = 0;
+  int max_lanes = 0;  // that run it at one time; 0: all
 };
 
 struct ModelSnapshot {
@@ -82,7 +82,7 @@ class Engine {
   Result<std::shared_ptr<Backend>> backend(const std::string& name);
   Result<std::shared_ptr<Model>> load(const ModelSpec& spec);
   // New requests get UNAVAILABLE, queued ones too; waits for the running ones, then frees the session and gives the
-  // memory back.
+  // memory back. A second call for the same model only waits.
   void unload(const std::shared_ptr<Model>& model);
 
   void publish(std::shared_ptr<const Catalog> catalog);
@@ -118,8 +118,9 @@ class Engine {
   InflightBudget budget_;
   mutable Mutex log_mutex_;
   std::deque<LogLine> log_ HEADRACE_GUARDED_BY(log_mutex_);
-  mutable Mutex mutex_;  // never held while a model loads
-  std::map<std::string, std::shared_ptr<Backend>> backends_ HEADRACE_GUARDED_BY(mutex_);
+  Mutex backends_mutex_;  // held while a runtime is opened: it is opened once, and no loop waits for it
+  std::map<std::string, std::shared_ptr<Backend>> backends_ HEADRACE_GUARDED_BY(backends_mutex_);
+  mutable Mutex mutex_;  // held for a look-up only: loops take it
   std::vector<std::shared_ptr<Model>> models_ HEADRACE_GUARDED_BY(mutex_);
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};

@@ -12,13 +12,11 @@ void Execution::run(Dispatcher::Assignment& assignment, const Runnable& runnable
 void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
                          Ledger& ledger) {
   RunRecord record;
-  record.started = clock_.now();
+  record.started = record.infer_start = record.infer_end = clock_.now();
   for (const Ticket* ticket : tickets) record.rows += ticket->rows;
 
   Status status = gather(tickets, pool_, inputs_);
-  record.infer_start = record.infer_end = record.started;
   if (status.ok()) {
-    record.infer_start = clock_.now();
     wanted_outputs(tickets, wanted_);
     batch_.inputs = inputs_;
     batch_.wanted = wanted_;
@@ -26,6 +24,7 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
     batch_.interrupt = assignment.interrupt;
     batch_.lane = lane_;
     batch_.outputs.clear();
+    record.infer_start = clock_.now();
     status = runnable.session->run(batch_);
     record.infer_end = clock_.now();
     if (status.ok()) {
@@ -34,18 +33,32 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
   }
   inputs_.clear();
 
-  // A stop was asked for by the last ticket to leave, or by the scheduler's own end: nobody is served by trying again.
-  const bool stopped = assignment.interrupt != nullptr && assignment.interrupt->requested();
-  if (!status.ok() && tickets.size() > 1 && !stopped) {
+  if (!status.ok()) {
     batch_.outputs.clear();
-    record.finished = clock_.now();
-    if (runnable.observer != nullptr) runnable.observer->ran(record);
-    // Whoever was answered meanwhile (cancelled, expired) is settled now; the others run again in two parts.
-    std::vector<Ticket*> rest;
-    ledger.still_running(tickets, rest);
+    // Asked for by the last ticket to leave, or by the scheduler's own end: nobody is served by trying again.
+    const bool stopped = assignment.interrupt != nullptr && assignment.interrupt->requested();
+    if (stopped) {
+      status = {Code::kUnavailable, "the server stopped before the model had finished"};
+    } else if (tickets.size() > 1) {
+      record.finished = clock_.now();
+      if (runnable.observer != nullptr) runnable.observer->ran(record);
+      const std::size_t half = (tickets.size() + 1) / 2;
+      rerun_part(tickets.first(half), assignment, runnable, ledger);
+      rerun_part(tickets.subspan(half), assignment, runnable, ledger);
+      return;
+    }
+  }
+  answer_part(tickets, assignment, runnable, ledger, record, status);
+}
+
+void Execution::rerun_part(std::span<Ticket* const> part, Dispatcher::Assignment& assignment, const Runnable& runnable,
+                           Ledger& ledger) {
+  std::vector<Ticket*> rest;
+  ledger.still_running(part, rest);
+  if (rest.size() != part.size()) {
     std::vector<Ticket*> gone;
     std::size_t kept = 0;
-    for (Ticket* ticket : tickets) {
+    for (Ticket* ticket : part) {
       if (kept < rest.size() && rest[kept] == ticket) {
         ++kept;
       } else {
@@ -53,21 +66,15 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
       }
     }
     HEADRACE_CHECK(kept == rest.size());
-    if (!gone.empty()) HEADRACE_CHECK(ledger.settle(assignment.entry, gone).first == nullptr);
-    const std::size_t half = (rest.size() + 1) / 2;
-    const std::span<Ticket* const> parts(rest);
-    if (half > 0) run_part(parts.first(half), assignment, runnable, ledger);
-    if (half < rest.size()) run_part(parts.subspan(half), assignment, runnable, ledger);
-    return;
+    HEADRACE_CHECK(ledger.settle(assignment.entry, gone).first == nullptr);
   }
-  if (!status.ok() && stopped) status = {Code::kUnavailable, "the server stopped before the model had finished"};
-  answer_part(tickets, assignment, runnable, ledger, record, status);
+  if (!rest.empty()) run_part(rest, assignment, runnable, ledger);
 }
 
 void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment,
                             const Runnable& runnable, Ledger& ledger, RunRecord& record, const Status& status) {
   // A ticket is written to only after it was claimed: until then its sink may be reading an early answer.
-  TicketChain chain = ledger.settle(assignment.entry, tickets);
+  const TicketChain chain = ledger.settle(assignment.entry, tickets);
   claimed_.clear();
   for (Completion* link = chain.first; link != nullptr; link = link == chain.last ? nullptr : link->next) {
     claimed_.push_back(static_cast<Ticket*>(link));

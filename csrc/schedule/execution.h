@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "base/clock.h"
+#include "base/error.h"
 #include "batching/request.h"
 #include "memory/pool.h"
 #include "schedule/dispatcher.h"
@@ -67,6 +68,9 @@ class Execution {
  private:
   void run_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
                 Ledger& ledger);
+  // Those of the part that were not answered meanwhile.
+  void rerun_part(std::span<Ticket* const> part, Dispatcher::Assignment& assignment, const Runnable& runnable,
+                  Ledger& ledger);
   void answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
                    Ledger& ledger, RunRecord& record, const Status& status);
 

@@ -21,6 +21,12 @@ void deliver(TicketChain chain) {
   }
 }
 
+void set_status(TicketChain chain, const Status& status) {
+  for (Completion* link = chain.first; link != nullptr; link = link == chain.last ? nullptr : link->next) {
+    static_cast<Ticket*>(link)->status = status;
+  }
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, Pool& pool)
@@ -50,13 +56,10 @@ void Scheduler::close_entry(Dispatcher::Entry* entry, const Status& status) {
   {
     MutexLock lock(mutex_);
     chain = dispatcher_.close(entry);
-    for (Ticket* ticket = chain.first; ticket != nullptr;
-         ticket = ticket == chain.last ? nullptr : static_cast<Ticket*>(ticket->next)) {
-      ticket->status = status;
-    }
-    in_flight_ -= chain.count;
+    set_status(chain, status);
+    leaving(chain);
   }
-  deliver(chain);
+  deliver_early(chain);
   MutexLock lock(mutex_);
   ++watchers_;
   while (!dispatcher_.idle(entry)) quiet_.wait(mutex_);
@@ -69,13 +72,33 @@ void Scheduler::erase(Dispatcher::Entry* entry) {
   dispatcher_.erase(entry);
 }
 
-Scheduler::Lane* Scheduler::wake_one() {
-  if (idle_.empty()) return nullptr;
+Scheduler::Lane* Scheduler::wake_for_work(Nanos now) {
+  // A lane on its way is enough: it wakes the next one if there is more than it takes.
+  if (waking_ != 0 || idle_.empty()) return nullptr;
+  if (!dispatcher_.work_for_idle_lane(now)) {
+    Nanos look = kNever;
+    for (const int index : idle_) look = std::min(look, lanes_[static_cast<std::size_t>(index)]->ask_again);
+    if (!dispatcher_.work_for_idle_lane(look - 1)) return nullptr;
+  }
   Lane* lane = lanes_[static_cast<std::size_t>(idle_.back())].get();
   idle_.pop_back();
   lane->asleep = false;
   ++waking_;
   return lane;
+}
+
+void Scheduler::leaving(TicketChain chain) {
+  in_flight_ -= chain.count;
+  delivering_ += chain.count;
+}
+
+void Scheduler::deliver_early(TicketChain chain) {
+  if (chain.first == nullptr) return;
+  const std::size_t count = chain.count;
+  deliver(chain);
+  MutexLock lock(mutex_);
+  delivering_ -= count;
+  if (watchers_ != 0) quiet_.notify_all();
 }
 
 void Scheduler::submit(Ticket* first) {
@@ -85,14 +108,14 @@ void Scheduler::submit(Ticket* first) {
   {
     MutexLock lock(mutex_);
     const Nanos now = clock_.now();
-    bool wake = false;
+    bool accepted = false;
     for (Ticket* ticket = first; ticket != nullptr;) {
       auto* next = static_cast<Ticket*>(ticket->next);
       auto* entry = static_cast<Dispatcher::Entry*>(ticket->model);
       Status status = stopping_ ? stop_status_ : dispatcher_.submit(entry, ticket, now);
       if (status.ok()) {
         ++in_flight_;
-        wake = true;
+        accepted = true;
       } else {
         ticket->status = std::move(status);
         ticket->state = TicketState::kDone;
@@ -100,9 +123,7 @@ void Scheduler::submit(Ticket* first) {
       }
       ticket = next;
     }
-    // One lane is enough, and none if one is on its way: it wakes the next one if there is more than it takes. A model
-    // with a queue delay needs it too, to learn when to look again.
-    if (wake && waking_ == 0) lane = wake_one();
+    if (accepted) lane = wake_for_work(now);
     const Nanos deadline = dispatcher_.next_deadline();
     if (deadline < timer_time_) {
       timer_time_ = deadline;
@@ -115,15 +136,17 @@ void Scheduler::submit(Ticket* first) {
 }
 
 void Scheduler::cancel(Ticket* ticket, const Status& status) {
+  TicketChain chain;
+  Lane* lane = nullptr;
   {
     MutexLock lock(mutex_);
     if (!dispatcher_.cancel(ticket, status)) return;
-    --in_flight_;
-    if (watchers_ != 0) quiet_.notify_all();
+    chain.append(ticket);
+    leaving(chain);
+    lane = wake_for_work(0);  // without it those behind it may make a preferred batch
   }
-  TicketChain chain;
-  chain.append(ticket);
-  deliver(chain);
+  if (lane != nullptr) lane->wake.notify_one();
+  deliver_early(chain);
 }
 
 void Scheduler::still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) {
@@ -134,7 +157,8 @@ void Scheduler::still_running(std::span<Ticket* const> tickets, std::vector<Tick
 TicketChain Scheduler::settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) {
   MutexLock lock(mutex_);
   TicketChain chain = dispatcher_.settle(entry, tickets);
-  in_flight_ -= chain.count;
+  leaving(chain);
+  if (chain.first != nullptr) lanes_[chain.first->lane]->delivering += chain.count;
   return chain;
 }
 
@@ -155,6 +179,7 @@ void Scheduler::run_lane(int index) {
     dispatcher_.take(index, now, assignment);
     if (assignment.entry == nullptr) {
       lane.asleep = true;
+      lane.ask_again = assignment.ask_again;
       idle_.push_back(index);
       while (lane.asleep && !stopping_ && clock_.now() < assignment.ask_again) {
         clock_.wait_until(lane.wake, mutex_, assignment.ask_again);
@@ -169,12 +194,13 @@ void Scheduler::run_lane(int index) {
     }
     lane.interrupt = assignment.interrupt;
     const auto* runnable = static_cast<const Runnable*>(Dispatcher::model(assignment.entry));
-    Lane* next = waking_ == 0 && !idle_.empty() && dispatcher_.work_for_idle_lane(now) ? wake_one() : nullptr;
+    Lane* next = wake_for_work(now);
     mutex_.unlock();
     if (next != nullptr) next->wake.notify_one();
     execution.run(assignment, *runnable, *this);
     mutex_.lock();
     lane.interrupt = nullptr;
+    delivering_ -= std::exchange(lane.delivering, 0);
     dispatcher_.release(index, assignment);
     if (watchers_ != 0) quiet_.notify_all();
     if (!assignment.gone.empty()) {
@@ -188,10 +214,11 @@ void Scheduler::run_lane(int index) {
 
 void Scheduler::answer_expired(Nanos now) {
   const TicketChain chain = dispatcher_.expire(now);
-  in_flight_ -= chain.count;
-  if (watchers_ != 0) quiet_.notify_all();
+  leaving(chain);
+  Lane* lane = wake_for_work(now);
   mutex_.unlock();
-  deliver(chain);
+  if (lane != nullptr) lane->wake.notify_one();
+  deliver_early(chain);
   mutex_.lock();
 }
 
@@ -211,9 +238,9 @@ void Scheduler::run_timer() {
 bool Scheduler::wait_idle(Nanos time) {
   MutexLock lock(mutex_);
   ++watchers_;
-  while (in_flight_ != 0 && clock_.now() < time) clock_.wait_until(quiet_, mutex_, time);
+  while (in_flight_ + delivering_ != 0 && clock_.now() < time) clock_.wait_until(quiet_, mutex_, time);
   --watchers_;
-  return in_flight_ == 0;
+  return in_flight_ + delivering_ == 0;
 }
 
 void Scheduler::stop(const Status& status) {
@@ -224,11 +251,8 @@ void Scheduler::stop(const Status& status) {
       stopping_ = true;
       stop_status_ = status;
       for (Dispatcher::Entry* entry : entries_) chain.append(dispatcher_.close(entry));
-      for (Ticket* ticket = chain.first; ticket != nullptr;
-           ticket = ticket == chain.last ? nullptr : static_cast<Ticket*>(ticket->next)) {
-        ticket->status = status;
-      }
-      in_flight_ -= chain.count;
+      set_status(chain, status);
+      leaving(chain);
       for (auto& lane : lanes_) {
         if (lane->interrupt != nullptr) lane->interrupt->request();
         lane->asleep = false;
@@ -236,14 +260,14 @@ void Scheduler::stop(const Status& status) {
       idle_.clear();
     }
   }
-  deliver(chain);
   for (auto& lane : lanes_) lane->wake.notify_all();
   timer_wake_.notify_all();
+  deliver_early(chain);
+  MutexLock joining(join_mutex_);
   for (auto& lane : lanes_) {
     if (lane->thread.joinable()) lane->thread.join();
   }
   if (timer_.joinable()) timer_.join();
-  quiet_.notify_all();
 }
 
 Scheduler::Depth Scheduler::depth(const Dispatcher::Entry* entry) const {

@@ -2,9 +2,11 @@
 //
 // Each lane is a thread bound to one device slot and serves every model. A free lane takes the batch that is due; when
 // there is none it sleeps on a condition of its own, and a submission wakes the lane that went to sleep last (its
-// caches are warmest). One timer thread answers what expires, busy lanes or not.
+// caches are warmest). Of the sleeping lanes one looks again when the first batch that waits for its delay is due. One
+// timer thread answers what expires, busy lanes or not.
 //
-// Sinks are called with no lock held.
+// Sinks are called with no lock held: they may call submit and cancel, but nothing that waits (close_entry, wait_idle,
+// stop).
 #pragma once
 
 #include <cstddef>
@@ -48,10 +50,11 @@ class Scheduler final : private Ledger {
   // Answers the ticket with `status` at once if it is not answered yet. The caller still holds its reference.
   void cancel(Ticket* ticket, const Status& status);
 
-  // Waits until no ticket is in flight; false when `time` came first.
+  // Waits until no ticket is in flight and every answer is in its sink's hands; false when `time` came first. A run
+  // that nobody waits for any more is not waited for.
   bool wait_idle(Nanos time);
-  // Answers all that is queued with `status`, asks runs to stop, ends the threads. Idempotent; later
-  // submissions are answered with `status`.
+  // Answers all that is queued with `status`, asks runs to stop, ends the threads. Idempotent, from any thread: each
+  // call returns when the threads have ended. Later submissions are answered with `status`.
   void stop(const Status& status);
 
   struct Depth {
@@ -69,14 +72,24 @@ class Scheduler final : private Ledger {
   struct Lane {
     std::thread thread;
     CondVar wake;
+    // Under the scheduler's mutex.
     bool asleep = false;             // and in idle_
+    Nanos ask_again = kNever;        // asleep: when it wakes by itself
     Interrupt* interrupt = nullptr;  // of its run in progress
+    std::size_t delivering = 0;      // tickets of its batch that are settled, and perhaps not with their sinks yet
   };
 
   void run_lane(int index);
   void run_timer();
-  void answer_expired(Nanos now) HEADRACE_REQUIRES(mutex_);  // gives the mutex up while it calls the sinks
-  Lane* wake_one() HEADRACE_REQUIRES(mutex_);                // null when no lane sleeps; the caller notifies it
+  // Gives the mutex up while it calls the sinks.
+  void answer_expired(Nanos now) HEADRACE_REQUIRES(mutex_);
+  // Hands an early answer's chain to the sinks; called without the mutex, which guards the counting before and after.
+  void deliver_early(TicketChain chain) HEADRACE_EXCLUDES(mutex_);
+  // A sleeping lane that should look for work, because there is some now or before any of them would look by itself.
+  // Null when there is none; the caller notifies it, best without the mutex.
+  Lane* wake_for_work(Nanos now) HEADRACE_REQUIRES(mutex_);
+  // The tickets of the chain are on their way to their sinks.
+  void leaving(TicketChain chain) HEADRACE_REQUIRES(mutex_);
 
   void still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) override;
   TicketChain settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) override;
@@ -90,7 +103,8 @@ class Scheduler final : private Ledger {
   Nanos timer_time_ HEADRACE_GUARDED_BY(mutex_) = kNever;  // when the timer thread will look again
   CondVar quiet_;                                          // something ended: idle entries, no tickets
   std::size_t in_flight_ HEADRACE_GUARDED_BY(mutex_) = 0;
-  std::size_t watchers_ HEADRACE_GUARDED_BY(mutex_) = 0;  // threads that wait on quiet_
+  std::size_t delivering_ HEADRACE_GUARDED_BY(mutex_) = 0;  // answered, and perhaps not with their sinks yet
+  std::size_t watchers_ HEADRACE_GUARDED_BY(mutex_) = 0;    // threads that wait on quiet_
   bool stopping_ HEADRACE_GUARDED_BY(mutex_) = false;
   Status stop_status_ HEADRACE_GUARDED_BY(mutex_);
   std::vector<int> idle_ HEADRACE_GUARDED_BY(mutex_);  // sleeping lanes, last asleep at the back
@@ -98,6 +112,7 @@ class Scheduler final : private Ledger {
   std::vector<Dispatcher::Entry*> entries_ HEADRACE_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::thread timer_;
+  Mutex join_mutex_;  // the threads are joined once; before mutex_ in the order
 };
 
 }  // namespace headrace

@@ -3,6 +3,7 @@
 namespace headrace {
 
 Worker::Worker(int threads, std::size_t max_jobs) : max_jobs_(max_jobs) {
+  MutexLock lock(join_mutex_);
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -24,9 +25,10 @@ void Worker::close() {
     unrun.swap(jobs_);
   }
   changed_.notify_all();
+  for (Job* job : unrun) job->sink->deliver(job, job);
+  MutexLock lock(join_mutex_);
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
-  for (Job* job : unrun) job->sink->deliver(job, job);
 }
 
 std::size_t Worker::waiting() const {

@@ -34,7 +34,8 @@ class Worker {
 
   // False when max_jobs are waiting, or after close; the job is then still the caller's.
   [[nodiscard]] bool submit(Job* job);
-  // Hands the waiting jobs back unrun, lets the running ones end, joins the threads.
+  // Hands the waiting jobs back unrun, lets the running ones end, joins the threads. Idempotent, from any thread but
+  // the worker's own: each call returns when the threads have ended.
   void close();
   std::size_t waiting() const;
 
@@ -46,7 +47,8 @@ class Worker {
   CondVar changed_;
   std::deque<Job*> jobs_ HEADRACE_GUARDED_BY(mutex_);
   bool closed_ HEADRACE_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> threads_;
+  Mutex join_mutex_;  // the threads are joined once
+  std::vector<std::thread> threads_ HEADRACE_GUARDED_BY(join_mutex_);
 };
 
 }  // namespace headrace
