@@ -13,6 +13,9 @@ std::size_t size_of_prefix(const std::byte* prefix) {
          std::to_integer<std::size_t>(prefix[3]) << 8 | std::to_integer<std::size_t>(prefix[4]);
 }
 
+constexpr std::size_t kLookAgain = 1024;                 // bytes between two looks for the first large field
+constexpr std::size_t kTooMany = std::size_t{16} << 10;  // bytes that are not worth moving for it
+
 struct Search {
   bool decided;         // false: more bytes are needed to know
   std::size_t payload;  // where the payload of the field begins; 0: there is none to align
@@ -81,12 +84,14 @@ MessageIntake::Step MessageIntake::feed(IntakeContext& context, Encoding encodin
       return Step::kRefused;
     }
   }
-  const std::size_t take = std::min(size_ - got_, data.size());
-  if (take != 0) {
+  while (got_ < size_ && !data.empty()) {
+    std::size_t take = std::min(size_ - got_, data.size());
     if (!aligned_ && got_ == 0) {
       const Search found = find_large_field(data.first(take), kLargeField);
       aligned_ = found.decided;
       offset_ = offset_for(found.payload);
+    } else if (!aligned_) {
+      take = std::min(take, kLookAgain);
     }
     if (got_ + take > charged_) {
       refusal = grow(context, got_ + take);
@@ -178,7 +183,6 @@ Status MessageIntake::no_room(const IntakeContext& context) const {
 
 // The first bytes were too few to show where the first large field begins: look again, and move what has come.
 void MessageIntake::align() {
-  constexpr std::size_t kTooMany = std::size_t{16} << 10;
   const std::span<const std::byte> have{block_.data(), got_};
   const Search found = find_large_field(have, kLargeField);
   aligned_ = found.decided || got_ > kTooMany;
