@@ -51,18 +51,9 @@ void arrived([[maybe_unused]] void* fake_stack, [[maybe_unused]] const void** bo
 
 }  // namespace
 
-Fiber::Fiber() : stack_(std::make_unique_for_overwrite<std::byte[]>(kStack)) {
-#ifdef HEADRACE_SIM_TSAN
-  own_fiber_ = __tsan_create_fiber(0);
-#endif
-}
+Fiber::Fiber() : stack_(std::make_unique_for_overwrite<std::byte[]>(kStack)) {}
 
-Fiber::~Fiber() {
-  HEADRACE_CHECK(!running_);
-#ifdef HEADRACE_SIM_TSAN
-  __tsan_destroy_fiber(own_fiber_);
-#endif
-}
+Fiber::~Fiber() { HEADRACE_CHECK(!running_); }
 
 void Fiber::entry(unsigned low, unsigned high) {
   reinterpret_cast<Fiber*>((std::uintptr_t{high} << 32) | std::uintptr_t{low})->run();
@@ -83,12 +74,19 @@ void Fiber::enter() {
   leaving(&outside_fake_stack_, stack_.get(), kStack, own_fiber_);
   swapcontext(&outside_, &inside_);
   arrived(outside_fake_stack_, nullptr, nullptr);
+#ifdef HEADRACE_SIM_TSAN
+  // Its record of calls never returns from run(): a body more, and it would only grow.
+  if (!running_) __tsan_destroy_fiber(own_fiber_);
+#endif
 }
 
 void Fiber::start(std::function<void()> body) {
   HEADRACE_CHECK(!running_);
   body_ = std::move(body);
   running_ = true;
+#ifdef HEADRACE_SIM_TSAN
+  own_fiber_ = __tsan_create_fiber(0);
+#endif
   getcontext(&inside_);
   inside_.uc_stack.ss_sp = stack_.get();
   inside_.uc_stack.ss_size = kStack;

@@ -65,7 +65,7 @@ ModelPlan make_model(Random& random, int index) {
 Scenario Scenario::make(Random& random) {
   Scenario made;
   made.lanes = static_cast<int>(random.between(1, 4));
-  made.pool_cap = random.chance(8) ? static_cast<std::size_t>(random.between(1, 24)) << 10 : std::size_t{64} << 20;
+  made.pool_cap = random.chance(12) ? static_cast<std::size_t>(random.between(1, 16)) << 10 : std::size_t{64} << 20;
   const int models = static_cast<int>(random.between(1, 4));
   for (int i = 0; i < models; ++i) made.models.push_back(make_model(random, i));
   made.requests = static_cast<int>(random.between(20, 320));
