@@ -39,10 +39,14 @@ void Dispatcher::Assignment::drop_gone() {
 
 struct Dispatcher::Entry {
   Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner)
-      : queue(std::move(name), std::move(policy)), max_lanes(most_lanes), model(owner) {}
+      : queue(std::move(name), std::move(policy)),
+        max_lanes(most_lanes),
+        delays(queue.policy().max_queue_delay > 0),
+        model(owner) {}
 
   Queue queue;
   int max_lanes;
+  bool delays;  // a batch may wait for its queue delay
   void* model;
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
@@ -175,7 +179,8 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   ++impl_->next_sequence;
   ticket->model = entry;
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
-  impl_->file(entry);
+  // Where nothing waits for its delay, the youngest ticket does not change whose turn it is.
+  if (entry->delays || !impl_->ready.holds(entry)) impl_->file(entry);
   return status;
 }
 

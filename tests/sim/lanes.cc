@@ -196,7 +196,10 @@ TicketChain World::settle(Dispatcher::Entry* entry, std::span<Ticket* const> tic
     ++at_index;
   }
   REQUIRE(report_, at_index == expected.size() && chain.count == at_index, kBooks, "a settled request is not answered");
-  if (wanted(lane) == 0 && !lane.unsettled.empty()) REACHED(report_, rest_gone_interrupt);
+  if (wanted(lane) == 0 && !lane.unsettled.empty()) {
+    REQUIRE(report_, lane.assignment.interrupt->requested(), kInterrupt, "the rest is gone and nobody stops the run");
+    REACHED(report_, rest_gone_interrupt);
+  }
   return chain;
 }
 

@@ -28,17 +28,18 @@ enum class Invariant : std::uint8_t {
 };
 std::string_view name(Invariant invariant);
 
-#define HEADRACE_SIM_STATES(X)                                                                                         \
-  X(refused_full_tickets)                                                                                              \
-  X(refused_full_bytes) X(refused_closed) X(refused_late) X(no_room_for_input) X(cancelled_queued)                     \
-      X(cancelled_running) X(cancelled_too_late) X(expired_queued) X(expired_running) X(all_gone_interrupt)            \
-          X(run_stopped) X(run_deaf_to_stop) X(rest_gone_interrupt) X(deleted_by_lane) X(batch_of_one)                 \
-              X(batch_gathered) X(batch_full) X(batch_aged) X(batch_preferred) X(batch_passed_old) X(waited_for_delay) \
-                  X(model_capped) X(all_lanes_busy) X(halved) X(halved_again) X(halved_with_gone) X(innocent_saved)    \
-                      X(guilty_alone) X(wrong_row_count) X(pool_refused) X(unload_with_queue) X(unload_with_running)   \
-                          X(unload_while_idle) X(loaded_again) X(zero_rows) X(runs_alone_by_config) X(not_batched)     \
-                              X(strings) X(optional_absent) X(output_not_wanted) X(unaligned_input) X(answer_kept)     \
-                                  X(many_shapes_waiting)
+// clang-format off
+#define HEADRACE_SIM_STATES(X) \
+  X(refused_full_tickets) X(refused_full_bytes) X(refused_closed) X(refused_late) X(no_room_for_input) \
+  X(cancelled_queued) X(cancelled_running) X(cancelled_too_late) X(expired_queued) X(expired_running) \
+  X(all_gone_interrupt) X(run_stopped) X(run_deaf_to_stop) X(rest_gone_interrupt) X(deleted_by_lane) \
+  X(batch_of_one) X(batch_gathered) X(batch_full) X(batch_aged) X(batch_preferred) X(batch_passed_old) \
+  X(waited_for_delay) X(model_capped) X(all_lanes_busy) X(halved) X(halved_again) X(halved_with_gone) \
+  X(innocent_saved) X(guilty_alone) X(wrong_row_count) X(pool_refused) X(unload_with_queue) \
+  X(unload_with_running) X(unload_while_idle) X(loaded_again) X(zero_rows) X(runs_alone_by_config) \
+  X(not_batched) X(strings) X(optional_absent) X(output_not_wanted) X(unaligned_input) X(answer_kept) \
+  X(many_shapes_waiting)
+// clang-format on
 
 enum class State : std::uint8_t {
 #define X(state) k_##state,
