@@ -17,9 +17,9 @@ struct Refusal {
 
 [[noreturn]] void refuse(std::string message) { throw Refusal{invalid_argument(std::move(message))}; }
 
-[[noreturn]] void refuse_limit(const std::string& what, std::string_view limit, std::size_t value) {
-  refuse("ModelInferRequest has " + what + ", over the limit " + std::string(limit) + " of " + std::to_string(value) +
-         "; send less in one request or raise the limit");
+[[noreturn]] void refuse_limit(const std::string& what, std::string_view flag, std::size_t value) {
+  refuse("ModelInferRequest has " + what + ", over the limit of " + std::to_string(value) + " (" + std::string(flag) +
+         "); send less in one request or raise the limit");
 }
 
 std::span<const std::byte> as_bytes(std::string_view view) {
@@ -54,7 +54,7 @@ class Decoder {
           break;
         case bytes_key(7):
           if (request_.raw_contents.size() == limits_.max_tensors) {
-            refuse_limit("more raw_input_contents than it may have tensors", "max_tensors", limits_.max_tensors);
+            refuse_limit("more raw_input_contents than it may have tensors", "--max-tensors", limits_.max_tensors);
           }
           request_.raw_contents.push_back(as_bytes(reader.bytes()));
           break;
@@ -69,7 +69,7 @@ class Decoder {
   std::string_view text(FieldReader& reader, const char* what) {
     const std::string_view value = reader.bytes();
     if (value.size() > limits_.max_name_bytes) {
-      refuse_limit(std::string(what) + " of " + std::to_string(value.size()) + " bytes", "max_name_bytes",
+      refuse_limit(std::string(what) + " of " + std::to_string(value.size()) + " bytes", "--max-name-bytes",
                    limits_.max_name_bytes);
     }
     if (!is_utf8(value)) refuse(std::string("ModelInferRequest: ") + what + " is not valid UTF-8");
@@ -78,7 +78,7 @@ class Decoder {
 
   void count_tensor() const {
     if (request_.inputs.size() + request_.outputs.size() == limits_.max_tensors) {
-      refuse_limit("more inputs and outputs", "max_tensors", limits_.max_tensors);
+      refuse_limit("more inputs and outputs", "--max-tensors", limits_.max_tensors);
     }
   }
 
@@ -86,7 +86,7 @@ class Decoder {
   // nothing leaves what an earlier one said.
   void parameter(std::string_view bytes, int level, std::vector<Parameter>& parameters) {
     if (request_.parameters.size() + request_.tensor_parameters.size() == limits_.max_parameters) {
-      refuse_limit("more parameters", "max_parameters", limits_.max_parameters);
+      refuse_limit("more parameters", "--max-parameters", limits_.max_parameters);
     }
     Parameter& parameter = parameters.emplace_back();
     FieldReader reader(bytes, level);
@@ -184,7 +184,7 @@ class Decoder {
 
   void dimension(std::uint64_t value) {
     if (request_.dims.size() == limits_.max_dims) {
-      refuse_limit("an input '" + std::string(request_.inputs.back().name) + "' of more dimensions", "max_dims",
+      refuse_limit("an input '" + std::string(request_.inputs.back().name) + "' of more dimensions", "--max-dims",
                    limits_.max_dims);
     }
     request_.dims.push_back(static_cast<std::int64_t>(value));

@@ -248,20 +248,20 @@ TEST(InferDecode, NamesTheLimitThatIsBroken) {
     });
   };
   EXPECT_TRUE(decode(tensors(1, 1), decoded, limits).ok());
-  EXPECT_NE(refusal(tensors(2, 1), limits).find("max_tensors of 2"), std::string::npos);
-  EXPECT_NE(refusal(tensors(0, 3), limits).find("max_tensors of 2"), std::string::npos);
+  EXPECT_NE(refusal(tensors(2, 1), limits).find("limit of 2 (--max-tensors)"), std::string::npos);
+  EXPECT_NE(refusal(tensors(0, 3), limits).find("limit of 2 (--max-tensors)"), std::string::npos);
   const std::string raws = request([](pbf_writer& writer) {
     for (int i = 0; i < 3; ++i) writer.add_bytes(7, "");
   });
-  EXPECT_NE(refusal(raws, limits).find("max_tensors of 2"), std::string::npos);
+  EXPECT_NE(refusal(raws, limits).find("limit of 2 (--max-tensors)"), std::string::npos);
 
   const std::string name = request([](pbf_writer& writer) { writer.add_message(5, input("12345", "", {})); });
-  EXPECT_NE(refusal(name, limits).find("an input's name of 5 bytes, over the limit max_name_bytes of 4"),
+  EXPECT_NE(refusal(name, limits).find("an input's name of 5 bytes, over the limit of 4 (--max-name-bytes)"),
             std::string::npos);
   const std::string fits = request([](pbf_writer& writer) { writer.add_message(5, input("1234", "FP32", {1, 2, 3})); });
   EXPECT_TRUE(decode(fits, decoded, limits).ok());
   const std::string dims = request([](pbf_writer& writer) { writer.add_message(5, input("x", "", {1, 2, 3, 4})); });
-  EXPECT_NE(refusal(dims, limits).find("max_dims of 3"), std::string::npos);
+  EXPECT_NE(refusal(dims, limits).find("limit of 3 (--max-dims)"), std::string::npos);
 
   const auto parameters = [&](int own, int of_input) {
     return request([&](pbf_writer& writer) {
@@ -272,8 +272,8 @@ TEST(InferDecode, NamesTheLimitThatIsBroken) {
     });
   };
   EXPECT_TRUE(decode(parameters(1, 1), decoded, limits).ok());
-  EXPECT_NE(refusal(parameters(3, 0), limits).find("max_parameters of 2"), std::string::npos);
-  EXPECT_NE(refusal(parameters(1, 2), limits).find("max_parameters of 2"), std::string::npos);
+  EXPECT_NE(refusal(parameters(3, 0), limits).find("limit of 2 (--max-parameters)"), std::string::npos);
+  EXPECT_NE(refusal(parameters(1, 2), limits).find("limit of 2 (--max-parameters)"), std::string::npos);
 }
 
 TEST(InferDecode, RefusesWhatCannotBeMeant) {
