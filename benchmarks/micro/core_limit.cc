@@ -2,7 +2,7 @@
 // batches, as many threads as lanes, the same session options. Both are measured in one process, interleaved A B B A,
 // and compared pair by pair.
 //
-//   core_limit --ort libonnxruntime.so --model mlp.onnx [--lanes N] [--pairs N] [--seconds S]
+//   core_limit --ort libonnxruntime.so --model mlp.onnx [--lanes N] [--pairs N] [--seconds S] [--rows R]
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -29,6 +29,7 @@ struct Options {
   int lanes = 2;
   int pairs = 6;
   double seconds = 1.0;
+  std::int64_t rows = 0;  // only tickets of this size; 0: all
 };
 
 struct Rate {
@@ -291,6 +292,8 @@ int main(int argc, char** argv) {
       options.pairs = std::atoi(argv[i + 1]);
     } else if (flag == "--seconds") {
       options.seconds = std::atof(argv[i + 1]);
+    } else if (flag == "--rows") {
+      options.rows = std::atol(argv[i + 1]);
     } else {
       fail("unknown option " + flag);
     }
@@ -299,14 +302,14 @@ int main(int argc, char** argv) {
   Raw raw(options);
   std::printf("%d lanes, 1 compute thread each; %d pairs of %.1f s; median of the pairs' ratios (min..max)\n",
               options.lanes, options.pairs, options.seconds);
+  // Enough in flight for every lane to find a full batch, and for the next one to wait behind it.
   const auto lanes = static_cast<std::size_t>(options.lanes);
-  {
-    Core core(options, 1024);
-    for (const std::int64_t rows : {64, 256, 1024}) compare(options, raw, core, rows, 2 * lanes, rows);
-  }
-  {
-    Core core(options, 32);
-    compare(options, raw, core, 1, 32 * 4 * lanes, 32);
+  for (const auto& [max_batch_size, sizes] : {std::pair{1024L, std::vector<std::int64_t>{64, 256, 1024}}, {32L, {1}}}) {
+    Core core(options, max_batch_size);
+    for (const std::int64_t rows : sizes) {
+      if (options.rows != 0 && options.rows != rows) continue;
+      compare(options, raw, core, rows, 3 * lanes * static_cast<std::size_t>(max_batch_size / rows), max_batch_size);
+    }
   }
   return 0;
 }
