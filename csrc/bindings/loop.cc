@@ -104,13 +104,15 @@ py::list access_list(Loop& loop, std::uint64_t& dropped) {
   return rows;
 }
 
-// Bytes between views are joined; a view becomes a memoryview that holds its block.
-py::list take_output(ConnectionHandle& self) {
+// Bytes between views are joined; a view becomes a memoryview that holds its block. None: there is nothing more to
+// write, and the connection is to be closed. Writing is what gets it there, so nobody else would say so.
+py::object take_output(ConnectionHandle& self) {
   py::list rows;
   Connection* connection = self.find();
   if (connection == nullptr) return rows;
   std::vector<wire::OutputChunk> chunks;
   connection->take_output(chunks);
+  if (chunks.empty() && (connection->bits() & kWantsClose) != 0) return py::none();
   for (std::size_t i = 0; i < chunks.size();) {
     if (chunks[i].block) {
       rows.append(py::memoryview(py::cast(BlockView{std::move(chunks[i].block), chunks[i].bytes})));

@@ -164,11 +164,13 @@ class Engine:
         batching: BatchingOptions,
     ) -> Model: ...
     def unload(self, model: Model) -> None:
-        """Refuses new requests for it, ends the queued ones with UNAVAILABLE, waits for the running ones, frees the session."""
+        """Refuses new requests for it, ends the queued ones with UNAVAILABLE, waits for the running ones, frees the
+        session."""
     def publish(self, catalog: Catalog) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def take_log(self) -> list[tuple[int, str, str]]:
-        """The runtime's own log lines since the last call: (0 verbose .. 4 fatal, where, message); bounded, oldest dropped."""
+        """The runtime's own log lines since the last call: (0 verbose .. 4 fatal, where, message); bounded, the oldest are
+        dropped."""
     def drain(self, seconds: float) -> bool:
         """Waits until no ticket is in flight; False when time ran out."""
     def close(self) -> None:
@@ -202,12 +204,13 @@ class Loop:
     """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
 
     def __init__(self, engine: Engine, *, methods: Sequence[str], access_log: bool, measure_steps: bool) -> None:
-        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive"). ModelInfer is
-        answered by the core; any other path gets UNIMPLEMENTED."""
+        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive"). ModelInfer
+        is answered by the core; any other path gets UNIMPLEMENTED."""
     def fileno(self) -> int:
         """Readable when `drain` has something to do."""
     def drain(self) -> list[tuple[int, int]]:
-        """Handles completions that are ready: (connection token, HAS_* bits) for each connection that needs its caller."""
+        """Handles completions that are ready: (connection token, HAS_* bits) for each connection that needs its
+        caller."""
     def connect(self, token: int, peer: str) -> Connection: ...
     def next_timeout(self) -> float | None:
         """Seconds from now until `on_timer` is due; None: never."""
@@ -230,8 +233,9 @@ class Connection:
     def receive_bytes(self, data: bytes, /) -> int:
         """The same for bytes that were read elsewhere (the first bytes of a connection)."""
     def receive_eof(self) -> int: ...
-    def take_output(self) -> list[bytes | memoryview]:
-        """What is to be written now. Responses over 64 KiB are memoryviews of pooled blocks, the rest is joined."""
+    def take_output(self) -> list[bytes | memoryview] | None:
+        """What is to be written now. Responses over 64 KiB are memoryviews of pooled blocks, the rest is joined. Empty
+        when there is nothing; None when, besides, nothing more will come and the connection is to be closed."""
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> int: ...
     def take_calls(self) -> list[Call]: ...

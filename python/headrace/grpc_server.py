@@ -188,8 +188,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         """Does what the core asks for. Called after each read, and by the loop's port."""
         if self._lost:
             return
-        if bits & HAS_OUTPUT:
-            self._write()
+        if bits & HAS_OUTPUT and self._write():
+            bits |= WANTS_CLOSE
         if bits & HAS_CALLS:
             for call_id, path, _metadata, message in self._connection.take_calls():
                 self._start(call_id, path, message)
@@ -202,18 +202,20 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         if bits & WANTS_CLOSE:
             self._close()
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
+        """True when the last that there will be is written, and the connection is to be closed."""
         transport = self._transport
         if transport is None:
-            return
+            return False
         while not self._paused:
             chunks = self._take_output()
             if not chunks:
-                return
+                return chunks is None
             if len(chunks) == 1:
                 transport.write(chunks[0])
             else:
                 transport.writelines(chunks)
+        return False
 
     def _close(self) -> None:
         """Shuts our side down behind what is written, and waits for the peer's: a close with bytes unread would make

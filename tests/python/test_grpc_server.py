@@ -140,7 +140,7 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.said: list[Any] = []
-        self.outputs: list[list[bytes]] = []
+        self.outputs: list[list[bytes] | None] = []
         self.calls: list[Any] = []
         self.cancelled: list[int] = []
         self.on_receive = 0
@@ -160,7 +160,7 @@ class FakeConnection:
         self.said.append("eof")
         return 0
 
-    def take_output(self) -> list[bytes]:
+    def take_output(self) -> list[bytes] | None:
         return self.outputs.pop(0) if self.outputs else []
 
     def pause_writing(self) -> None:
@@ -308,6 +308,18 @@ def test_the_end_shuts_our_side_down_and_waits_for_the_peers() -> None:
         assert rig.connection.said == ["lost"]
         assert rig.closed == [rig.protocol]
         assert rig.disconnected == [7]
+
+    run(work())
+
+
+def test_a_connection_ends_behind_the_last_that_it_writes() -> None:
+    """Writing a GOAWAY is what ends it: nobody else says that it is to be closed."""
+
+    async def work() -> None:
+        rig = Rig()
+        rig.connection.outputs = [[b"goaway"], None]
+        rig.protocol.act(HAS_OUTPUT)
+        assert rig.transport.written == [b"goaway", "eof"]
 
     run(work())
 
