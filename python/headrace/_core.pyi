@@ -169,8 +169,8 @@ class Engine:
     def publish(self, catalog: Catalog) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def take_log(self) -> list[tuple[int, str, str]]:
-        """The runtime's own log lines since the last call: (0 verbose .. 4 fatal, where, message); bounded, the oldest are
-        dropped."""
+        """The runtime's own log lines since the last call: (0 verbose .. 4 fatal, where, message). Bounded: the
+        oldest are dropped."""
     def drain(self, seconds: float) -> bool:
         """Waits until no ticket is in flight; False when time ran out."""
     def close(self) -> None:
@@ -204,8 +204,8 @@ class Loop:
     """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
 
     def __init__(self, engine: Engine, *, methods: Sequence[str], access_log: bool, measure_steps: bool) -> None:
-        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive"). ModelInfer
-        is answered by the core; any other path gets UNIMPLEMENTED."""
+        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive").
+        ModelInfer is answered by the core; any other path gets UNIMPLEMENTED."""
     def fileno(self) -> int:
         """Readable when `drain` has something to do."""
     def drain(self) -> list[tuple[int, int]]:
