@@ -1,6 +1,9 @@
 #include "engine/catalog.h"
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 namespace headrace {
 
@@ -19,10 +22,15 @@ Result<Model*> Catalog::resolve(std::string_view name, std::string_view version)
   }
   const auto target = found->second.find(version);
   if (target == found->second.end()) {
-    std::string listed;
-    for (const auto& [known, served] : found->second) {
-      if (!known.empty() && served.model != nullptr) listed.append(listed.empty() ? "" : ", ").append(known);
+    std::vector<std::string_view> served;
+    for (const auto& [known, row] : found->second) {
+      if (!known.empty() && row.model != nullptr) served.push_back(known);
     }
+    const auto as_numbers = [](std::string_view text) { return std::pair(text.size(), text); };
+    std::sort(served.begin(), served.end(),
+              [&](std::string_view a, std::string_view b) { return as_numbers(a) < as_numbers(b); });
+    std::string listed;
+    for (const std::string_view known : served) listed.append(listed.empty() ? "" : ", ").append(known);
     return Status(Code::kNotFound, "model '" + std::string(name) + "' has no version '" + std::string(version) +
                                        "'; it serves: " + (listed.empty() ? "none" : listed));
   }

@@ -102,7 +102,7 @@ class Router:
         for candidate in group:
             if candidate.version_text == version:
                 return candidate
-        served = ", ".join(v.version_text for v in group if v.version is not None) or "none"
+        served = ", ".join(v.version_text for v in group if v.state is State.READY) or "none"
         raise NotFound(f"model '{name}' has no version '{version}'; it serves: {served}")
 
     def ready(self, name: str, version: str) -> "tuple[ModelVersion, Model, ModelSettings]":
