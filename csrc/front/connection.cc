@@ -80,8 +80,7 @@ void Connection::on_message(wire::Call& call, wire::Message message) {
   const Stage now = stage(call);
   if (now != Stage::kInferWaiting && now != Stage::kOwnerWaiting) {
     // The first message's ticket or task goes its way and finds nobody.
-    if (now == Stage::kOwnerRunning) cancelled_.push_back(call.stream_id);
-    if (now == Stage::kInferRunning) on_cancelled(call, Code::kCancelled);
+    abandon(call);
     refuse(call, invalid_argument("method " + call.path + " takes one message; a second one came"), nullptr);
     return;
   }
@@ -103,6 +102,13 @@ void Connection::on_end(wire::Call& call) {
 }
 
 void Connection::on_cancelled(wire::Call& call, Code reason) {
+  const bool running = stage(call) == Stage::kInferRunning;
+  const auto* ticket = running ? static_cast<const Ticket*>(call.user) : nullptr;
+  log(call, reason, ticket, running ? ticket->cookie_bytes : 0, 0, false);
+  abandon(call);
+}
+
+void Connection::abandon(wire::Call& call) {
   switch (stage(call)) {
     case Stage::kInferRunning: {
       loop_.flush();  // it may have come in the very read that cancels it
@@ -110,19 +116,16 @@ void Connection::on_cancelled(wire::Call& call, Code reason) {
       // The stream's place stays taken until its ticket has come back, or a client could pile up work by cancelling.
       ticket->cookie_held = static_cast<std::int64_t>(codec_.hold_slot(call));
       loop_.engine().cancel(ticket, {Code::kCancelled, "the caller cancelled the call"});
-      log(call, reason, ticket, ticket->cookie_bytes, 0);
       break;
     }
     case Stage::kOwnerRunning:
       cancelled_.push_back(call.stream_id);
-      log(call, reason, nullptr, 0, 0);
       break;
     case Stage::kInferWaiting:
     case Stage::kInferJob:
     case Stage::kOwnerWaiting:
     case Stage::kOwnerJob:
-      log(call, reason, nullptr, 0, 0);
-      break;
+      break;  // what is on its way finds nobody
   }
 }
 
@@ -289,7 +292,7 @@ unsigned Connection::abort_calls(const Status& status) {
 }
 
 void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
-                     std::size_t response_bytes) {
+                     std::size_t response_bytes, bool answered) {
   if (!loop_.options().access_log) return;
   AccessEntry entry;
   entry.peer = peer_;
@@ -304,8 +307,8 @@ void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, st
     entry.version = model.version_text;
     entry.request_id = ticket->id;
     entry.rows = ticket->rows;
-    entry.batch_rows = ticket->batch_rows;
-    if (ticket->time.finished != 0) {
+    if (answered) entry.batch_rows = ticket->batch_rows;
+    if (answered && ticket->time.finished != 0) {
       entry.queue_ns = ticket->time.started - ticket->time.queued;
       entry.compute_ns = ticket->time.finished - ticket->time.started;
     }

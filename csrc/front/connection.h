@@ -74,8 +74,11 @@ class Connection final : private wire::CallHandler {
   void finish_job(DecodeJob& job);
   void hand_to_owner(wire::Call& call, wire::Message message);
   void respond(wire::Call& call, Ticket& ticket);
+  // The call's ticket or task goes its way; what comes back of it finds nobody.
+  void abandon(wire::Call& call);
+  // `answered`: the ticket is back. Until then a lane may be writing to it, and only what the submitter set is read.
   void log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
-           std::size_t response_bytes);
+           std::size_t response_bytes, bool answered = true);
 
   Loop& loop_;
   const std::uint64_t id_;

@@ -12,6 +12,7 @@ void DecodeJob::run() noexcept {
         wire::inflate(message, options->grpc.max_message_bytes, engine->pool(), engine->budget());
     if (!inflated) {
       status = inflated.status();
+      message = wire::Message();
       return;
     }
     message = std::move(*inflated);

@@ -1,0 +1,190 @@
+#include "front/loop.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "front/connection.h"
+#include "front_fixture.h"
+
+namespace headrace::testing {
+namespace {
+
+using LoopTest = FrontTest;
+
+TEST_F(LoopTest, AConnectionIsNamedBySlotAndGeneration) {
+  start();
+  const std::uint64_t first = loop_->connect(1, "a");
+  const std::uint64_t second = loop_->connect(2, "b");
+  EXPECT_NE(first, second);
+  EXPECT_EQ(loop_->connections(), 2U);
+  ASSERT_NE(loop_->find(first), nullptr);
+  EXPECT_EQ(loop_->find(first)->token(), 1U);
+  loop_->disconnect(first);
+  loop_->disconnect(first);  // it is gone: nothing happens
+  EXPECT_EQ(loop_->connections(), 1U);
+  EXPECT_EQ(loop_->find(first), nullptr);
+  const std::uint64_t third = loop_->connect(3, "c");
+  EXPECT_EQ(static_cast<std::uint32_t>(third), static_cast<std::uint32_t>(first)) << "the slot is used again";
+  EXPECT_NE(third, first);
+  EXPECT_EQ(loop_->find(first), nullptr);
+  EXPECT_EQ(loop_->find(third)->token(), 3U);
+  EXPECT_EQ(loop_->find(std::uint64_t{77}), nullptr);
+}
+
+TEST_F(LoopTest, AnAnswerForAConnectionThatIsGoneDoesNotReachTheNextInItsSlot) {
+  start();
+  auto peer = connect();
+  trial_.hold();
+  trial_.obey_interrupts(false);
+  peer->client.call(kModelInferPath, InferText{}({1}));
+  send(*peer);
+  trial_.await_inside(1);
+  loop_->disconnect(peer->id);
+  auto next = connect();
+  EXPECT_EQ(static_cast<std::uint32_t>(next->id), static_cast<std::uint32_t>(peer->id));
+  const std::int32_t call = next->client.call(kModelInferPath, InferText{}({2}));
+  trial_.let_go();
+  EXPECT_EQ(infer_answer(*next, call).outputs[0], (Values{4}));
+}
+
+TEST_F(LoopTest, DrainTellsWhoHasOutput) {
+  start();
+  auto peer = connect();
+  auto silent = connect();
+  exchange(*peer);
+  exchange(*silent);
+  peer->client.call(kModelInferPath, InferText{}({1}));
+  peer->client.call(kModelInferPath, InferText{}({2}));
+  send(*peer);
+  drain_until([&] { return model_->counters.read().success.count == 2 && !ready_.empty(); });
+  for (const Ready& ready : ready_) {
+    EXPECT_EQ(ready.token, 1U);
+    EXPECT_NE(ready.bits & kHasOutput, 0U);
+  }
+}
+
+TEST_F(LoopTest, AStepHandlesABoundedNumberOfCompletions) {
+  loop_options_.measure_steps = true;
+  loop_options_.grpc.max_concurrent_streams = 4096;
+  start(4096, 1);
+  auto peer = connect();
+  exchange(*peer);
+  trial_.hold();
+  peer->client.call(kModelInferPath, InferText{}({0}));
+  send(*peer);
+  trial_.await_inside(1);
+  static constexpr int kCalls = 1500;
+  std::vector<std::int32_t> calls;
+  for (std::int32_t i = 0; i < kCalls; ++i) calls.push_back(peer->client.call(kModelInferPath, InferText{}({i})));
+  exchange(*peer);
+  trial_.let_go();
+  clock_.await_waiters(3);  // both runs are over, and delivered
+  int steps = 0;
+  drain_until([&] {
+    ++steps;
+    exchange(*peer);
+    return peer->client.answer(calls.back()).closed;
+  });
+  EXPECT_GE(steps, kCalls / Loop::kCompletionsPerStep);
+  for (const std::int32_t call : calls) EXPECT_EQ(peer->client.answer(call).grpc("grpc-status"), "0");
+  EXPECT_GT(loop_->max_step(), 0);
+}
+
+TEST_F(LoopTest, AThousandTicketsInFlightWhileTheLoopCloses) {
+  engine_options_.clock = nullptr;
+  engine_options_.lanes = 3;
+  start(16);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::unique_ptr<Peer>> peers;
+    for (int i = 0; i < 10; ++i) {
+      peers.push_back(connect());
+      for (std::int32_t call = 0; call < 100; ++call) {
+        peers.back()->client.call(kModelInferPath, InferText{.typed = call % 9 == 0}({call}));
+      }
+      send(*peers.back());
+    }
+    if (round == 1) {  // some of them are through
+      drain_until([&] { return model_->counters.read().success.count > 0; });
+    }
+    loop_->close();
+    EXPECT_EQ(loop_->connections(), 0U);
+    EXPECT_EQ(engine_->snapshot().tickets, 0U);
+    loop_ = std::make_unique<Loop>(engine_, loop_options_);
+  }
+}
+
+TEST_F(LoopTest, CloseDoesNotWaitForRunsThatGoOn) {
+  start();
+  auto peer = connect();
+  trial_.hold();
+  trial_.obey_interrupts(false);
+  peer->client.call(kModelInferPath, InferText{}({1}));
+  send(*peer);
+  trial_.await_inside(1);
+  loop_->close();
+  loop_->close();
+  loop_.reset();
+  EXPECT_EQ(engine_->snapshot().lanes_busy, 1);
+}
+
+TEST_F(LoopTest, ACatalogThatWasReplacedLivesAsLongAsItsTickets) {
+  start();
+  auto peer = connect();
+  trial_.hold();
+  trial_.obey_interrupts(false);
+  const std::int32_t call = peer->client.call(kModelInferPath, InferText{}({1}));
+  send(*peer);
+  trial_.await_inside(1);
+  std::weak_ptr<Model> seen = model_;
+  engine_->publish(std::make_shared<Catalog>());
+  std::thread unloader([&] { engine_->unload(model_); });
+  const std::int32_t after = peer->client.call(kModelInferPath, InferText{}({2}));
+  EXPECT_EQ(status(*peer, after), "5 model 'm' is not in the model repository");
+  trial_.let_go();
+  unloader.join();
+  model_.reset();
+  EXPECT_FALSE(seen.expired()) << "the answer has its model's name";
+  EXPECT_EQ(infer_answer(*peer, call).model, "m");
+  // The next catalog in use lets the old ones go.
+  engine_->publish(std::make_shared<Catalog>());
+  status(*peer, peer->client.call(kModelInferPath, InferText{}({3})));
+  EXPECT_TRUE(seen.expired());
+}
+
+TEST_F(LoopTest, AnIdleConnectionIsClosedWhenItsTimeHasCome) {
+  start();
+  auto idle = connect();
+  exchange(*idle);
+  EXPECT_LE(loop_->next_timeout(), clock_.now() + loop_options_.grpc.idle);
+  clock_.advance(loop_options_.grpc.idle / 2);
+  auto fresh = connect();
+  exchange(*fresh);
+  clock_.advance(loop_options_.grpc.idle / 2 + kSecond);
+  loop_->on_timer(ready_);
+  ASSERT_EQ(ready_.size(), 1U);
+  EXPECT_EQ(ready_[0].token, 1U);
+  deliver(*idle);
+  EXPECT_NE(at(*idle).bits() & kWantsClose, 0U);
+  EXPECT_EQ(at(*fresh).bits() & kWantsClose, 0U);
+  EXPECT_GT(loop_->next_timeout(), clock_.now());
+}
+
+TEST_F(LoopTest, TimersOfConnectionsThatAreGoneDoNothing) {
+  start();
+  for (int i = 0; i < 100; ++i) {
+    auto peer = connect();
+    exchange(*peer);
+    loop_->disconnect(peer->id);
+  }
+  clock_.advance(2 * loop_options_.grpc.idle);
+  loop_->on_timer(ready_);
+  EXPECT_TRUE(ready_.empty());
+  EXPECT_EQ(loop_->next_timeout(), kNever);
+}
+
+}  // namespace
+}  // namespace headrace::testing

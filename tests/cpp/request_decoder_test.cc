@@ -1,0 +1,127 @@
+#include "front/request_decoder.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "front_fixture.h"
+
+namespace headrace::testing {
+namespace {
+
+class RequestDecoderTest : public FrontTest {
+ protected:
+  void SetUp() override {
+    FrontTest::SetUp();
+    start(8);
+  }
+  wire::Message message(const std::string& text) {
+    wire::Message made;
+    made.block = *engine_->pool().allocate(text.size());
+    std::memcpy(made.block.data(), text.data(), text.size());
+    made.bytes = {made.block.data(), text.size()};
+    made.charge = engine_->budget().take(text.size());
+    return made;
+  }
+  Status admit(const std::string& text) {
+    message_ = message(text);
+    ticket_.clear();
+    found_ = nullptr;
+    if (Status status = decoder_.decode(message_, {}); !status.ok()) return status;
+    return decoder_.admit(*engine_->catalog(), message_, engine_->pool(), ticket_, found_);
+  }
+  void TearDown() override {
+    ticket_.clear();
+    message_ = wire::Message();
+    FrontTest::TearDown();
+  }
+
+  RequestDecoder decoder_;
+  wire::Message message_;
+  Ticket ticket_;
+  Model* found_ = nullptr;
+};
+
+TEST_F(RequestDecoderTest, FillsATicketWithViewsOfTheMessage) {
+  ASSERT_TRUE(admit(InferText{.id = "a", .outputs = {"y"}}({4, 5})).ok());
+  EXPECT_EQ(found_, model_.get());
+  EXPECT_EQ(ticket_.model, model_->entry);
+  EXPECT_EQ(ticket_.id, "a");
+  EXPECT_EQ(ticket_.rows, 2);
+  EXPECT_FALSE(ticket_.timing);
+  EXPECT_EQ(ticket_.wanted, (std::vector<std::uint8_t>{1, 0}));
+  EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{4, 5}));
+  EXPECT_GE(ticket_.inputs[0].data, message_.bytes.data());
+  EXPECT_LT(ticket_.inputs[0].data, message_.bytes.data() + message_.bytes.size()) << "nothing was copied";
+  EXPECT_TRUE(ticket_.charge) << "the ticket answers for the message's bytes";
+  EXPECT_FALSE(message_.charge);
+  message_ = wire::Message();
+  EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{4, 5})) << "and keeps them";
+}
+
+TEST_F(RequestDecoderTest, TypedContentsBecomeATensorOfTheirOwn) {
+  ASSERT_TRUE(admit(InferText{.typed = true}({-1, 7})).ok());
+  EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{-1, 7}));
+  EXPECT_EQ(ticket_.inputs[0].shape, (Shape{2, 1}));
+  EXPECT_EQ(admit(InferText{.shape = {3, 1}, .typed = true}({-1, 7})).code(), Code::kInvalidArgument);
+}
+
+TEST_F(RequestDecoderTest, TimingIsABool) {
+  ASSERT_TRUE(admit(InferText{.parameters = {{"headrace_timing", true}}}({1})).ok());
+  EXPECT_TRUE(ticket_.timing);
+  ASSERT_TRUE(admit(InferText{.parameters = {{"headrace_timing", false}}}({1})).ok());
+  EXPECT_FALSE(ticket_.timing);
+  std::string text = InferText{}({1});
+  protozero::pbf_writer writer(text);
+  {
+    protozero::pbf_writer entry(writer, 4);
+    entry.add_string(1, "headrace_timing");
+    protozero::pbf_writer choice(entry, 2);
+    choice.add_int64(2, 1);
+  }
+  EXPECT_EQ(admit(text).to_string(), "INVALID_ARGUMENT: request parameter 'headrace_timing' must be a bool_param");
+  EXPECT_EQ(found_, model_.get()) << "known, so that the refusal can be counted";
+}
+
+TEST_F(RequestDecoderTest, WhatIsNotServedIsRefusedByName) {
+  for (const char* name :
+       {"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification"}) {
+    EXPECT_EQ(admit(InferText{.input_parameter = name}({1})).to_string(),
+              std::string("UNIMPLEMENTED: parameter '") + name +
+                  "' of tensor 'x' asks for something that this server does not do; leave it out");
+  }
+  EXPECT_TRUE(admit(InferText{.input_parameter = "other"}({1})).ok());
+}
+
+TEST_F(RequestDecoderTest, AnUnknownModelIsNotCountedAgainstAnybody) {
+  EXPECT_EQ(admit(InferText{.model = "n"}({1})).code(), Code::kNotFound);
+  EXPECT_EQ(found_, nullptr);
+}
+
+TEST_F(RequestDecoderTest, ARefusalLeavesTheMessageItsCharge) {
+  EXPECT_FALSE(admit(InferText{.input = "w"}({1})).ok());
+  EXPECT_TRUE(message_.charge);
+  EXPECT_FALSE(ticket_.charge);
+}
+
+TEST_F(RequestDecoderTest, OnlyWhatIsLookedAtOneByOneIsHeavy) {
+  const Values many(100'000, 1000);
+  wire::Message raw = message(InferText{}(many));
+  ASSERT_TRUE(decoder_.decode(raw, {}).ok());
+  EXPECT_FALSE(decoder_.heavy()) << "raw numbers are never looked at";
+  wire::Message few = message(InferText{.typed = true}(Values(100, 1000)));
+  ASSERT_TRUE(decoder_.decode(few, {}).ok());
+  EXPECT_FALSE(decoder_.heavy());
+  Values larger(300'000, 1);
+  wire::Message typed = message(InferText{.typed = true}(larger));
+  ASSERT_TRUE(decoder_.decode(typed, {}).ok());
+  EXPECT_TRUE(decoder_.heavy());
+  wire::Message strings = message(InferText{.datatype = "BYTES"}(many));
+  ASSERT_TRUE(decoder_.decode(strings, {}).ok());
+  EXPECT_TRUE(decoder_.heavy()) << "strings are walked";
+}
+
+}  // namespace
+}  // namespace headrace::testing
