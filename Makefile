@@ -48,7 +48,7 @@ serve: .venv/.package ## serve a model repository in the foreground: make serve 
 test: .venv/.package .stamps/system-test models ## every test: C++ (ctest), then Python, end to end and tidiness (pytest); ARGS to pytest
 	@scripts/test $(ARGS)
 
-lint: .venv/.package .stamps/system-test .stamps/system-lint ## ruff, mypy --strict, clang-format, clang-tidy
+lint: .venv/.installed .stamps/system-test .stamps/system-lint ## ruff, mypy --strict, clang-format, clang-tidy
 	@scripts/lint
 
 format: .venv/.installed .stamps/system-lint ## rewrite the sources in the house's format
