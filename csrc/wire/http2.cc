@@ -69,10 +69,13 @@ struct Http2Callbacks {
     Session& s = self(user);
     if (s.over_) return 0;
     s.inside_header_block_ = true;
-    if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     const std::int32_t id = frame->hd.stream_id;
+    if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
+      s.header_stream_ = stream_of(session, id);
+      return 0;
+    }
     s.opened_.add(s.now_, 1);
-    Stream* stream = s.events_.on_open(id);
+    Stream* stream = s.header_stream_ = s.events_.on_open(id);
     if (stream == nullptr) {
       headrace::wire::must(nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, id, NGHTTP2_REFUSED_STREAM));
       return 0;
@@ -87,7 +90,7 @@ struct Http2Callbacks {
   static int on_header(nghttp2_session* session, const nghttp2_frame* frame, nghttp2_rcbuf* name, nghttp2_rcbuf* value,
                        std::uint8_t /*flags*/, void* user) {
     Session& s = self(user);
-    Stream* stream = stream_of(session, frame->hd.stream_id);
+    Stream* stream = s.header_stream_;  // no other frame comes within a header block
     if (s.over_ || stream == nullptr) return 0;
     const std::string_view name_view = headrace::wire::view_of(name);
     const std::string_view value_view = headrace::wire::view_of(value);
@@ -180,6 +183,7 @@ struct Http2Callbacks {
     Session& s = self(user);
     Stream* stream = stream_of(session, id);
     if (stream == nullptr) return 0;
+    if (s.header_stream_ == stream) s.header_stream_ = nullptr;
     s.drop_output(*stream);
     s.events_.on_close(*stream, error != NGHTTP2_NO_ERROR);
     return 0;
@@ -363,6 +367,14 @@ void Http2Session::push_message(Http2Stream& stream, OutMessage& message) {
   const std::size_t before = stream.output.size();
   stream.output.push_message(message);
   output_waiting_ += stream.output.size() - before;
+#if HEADRACE_NGHTTP2_EXTPRI
+  // Streams are served one after the other, save those that say that they may be interleaved: a large answer does.
+  if (stream.output.size() > kMaxDataFrame && !stream.interleaved) {
+    stream.interleaved = true;
+    const nghttp2_extpri priority{NGHTTP2_EXTPRI_DEFAULT_URGENCY, 1};
+    must(nghttp2_session_change_extpri_stream_priority(session_, stream.id, &priority, 1));
+  }
+#endif
   resume(stream);
 }
 

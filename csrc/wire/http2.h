@@ -38,6 +38,7 @@ struct Http2Stream {
   bool peer_ended = false;       // END_STREAM has come
   bool output_ended = false;     // nothing follows what is in `output`, save trailers
   bool output_deferred = false;  // nghttp2 waits for resume()
+  bool interleaved = false;      // its output takes turns with that of other streams
   bool keep_window = false;      // give no more window: what it still sends is not wanted
   OutputQueue output;            // change it only through Http2Session
   Nanos opened = 0;
@@ -47,7 +48,7 @@ struct Http2Stream {
 
   void reopen() {
     id = 0;
-    peer_ended = output_ended = output_deferred = keep_window = false;
+    peer_ended = output_ended = output_deferred = interleaved = keep_window = false;
     output.clear();
     header_bytes = window = unconsumed = 0;
   }
@@ -163,6 +164,7 @@ class Http2Session {
   std::size_t output_waiting_ = 0;
   std::uint64_t resets_received_ = 0;
   bool inside_header_block_ = false;
+  Http2Stream* header_stream_ = nullptr;  // whose header block is being read
   bool greeted_ = false;
   bool over_ = false;
   bool broken_ = false;  // nothing can be written any more

@@ -163,6 +163,37 @@ TEST(GrpcAnswers, FlowControlHoldsBackOnlyItsStream) {
   EXPECT_EQ(wire.connection->output_waiting(), 0u);
 }
 
+TEST(GrpcAnswers, ASmallAnswerDoesNotWaitBehindALargeOne) {
+  H2Client::Options options;
+  options.window = 64 << 20;
+  options.max_frame = 1 << 20;
+  GrpcWire wire({}, options);
+  wire.handler.when_message = [&](Call& call, Message& message) {
+    OutMessage out;
+    out.own = std::string(message.bytes.size() == 1 ? 20'000'000 : 10, 'x');
+    wire.connection->send(call, out);
+    wire.connection->finish(call, Status());
+  };
+  wire.exchange();
+  const std::int32_t large = wire.client.call("/s/m", "L");
+  const std::int32_t other = wire.client.call("/s/m", "L");
+  const std::int32_t small = wire.client.call("/s/m", "small");
+  wire.receive(wire.client.take());
+  std::vector<wire::OutputChunk> chunks;
+  for (int turn = 0; turn < 4; ++turn) {
+    chunks.clear();
+    wire.connection->take_output(chunks, 1 << 20, wire.now);
+    for (const wire::OutputChunk& chunk : chunks) EXPECT_TRUE(wire.client.feed(text_of(chunk.bytes)));
+  }
+  EXPECT_EQ(wire.status(small), "0");
+  EXPECT_FALSE(wire.answer(large).ended);
+  EXPECT_GT(wire.answer(large).body.size(), 1'000'000u);
+  EXPECT_GT(wire.answer(other).body.size(), 1'000'000u);
+  wire.exchange();
+  EXPECT_EQ(wire.status(large), "0");
+  EXPECT_EQ(wire.status(other), "0");
+}
+
 TEST(GrpcAnswers, AResetStreamGivesItsOutputBack) {
   H2Client::Options options;
   options.auto_window = false;
@@ -194,7 +225,7 @@ TEST(GrpcAnswers, TrailersThatCannotBeSentAreNamed) {
       {wire::Metadata(65, {"many", "x"}), "65 trailers"},
   };
   for (const auto& [trailers, named] : cases) {
-    wire.handler.when_called = [&](Call& call) { wire.connection->finish(call, Status(), trailers); };
+    wire.handler.when_called = [&, sent = trailers](Call& call) { wire.connection->finish(call, Status(), sent); };
     const std::int32_t id = wire.client.call("/s/m", "x");
     wire.exchange();
     EXPECT_TRUE(wire.status(id).starts_with("13 ")) << wire.status(id);
