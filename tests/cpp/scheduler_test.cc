@@ -50,6 +50,7 @@ class SchedulerTest : public ::testing::Test {
  protected:
   void start(int lanes, Clock* clock = nullptr) {
     scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{lanes, clock != nullptr ? clock : &clock_}, pool_);
+    if (clock == nullptr) clock_.await_waiters(static_cast<std::size_t>(lanes) + 1);
   }
   TrialModel& model(const BatchingPolicy& policy, int max_lanes = 8) {
     TrialModel& made = models_.emplace_back();
@@ -481,6 +482,17 @@ TEST_F(SchedulerTest, StopAnswersEverybodyAndInterruptsTheRuns) {
   EXPECT_EQ(of(batch[3]).status.message(), "the server is shutting down");
   Ticket* late = submit(m, {5});
   EXPECT_EQ(of(late).status.to_string(), kStopped.to_string());
+}
+
+TEST_F(SchedulerTest, ABatchThatIsStoppedIsNotRunAgainByHalves) {
+  start(1);
+  TrialModel& m = model(dynamic(8));
+  m.trial.hold();
+  const std::vector<Ticket*> batch = submit_chain(m, {1, 2, 3});
+  m.trial.await_inside(1);
+  scheduler_->stop(kStopped);
+  EXPECT_EQ(m.trial.runs().size(), 1U);
+  for (const Ticket* each : batch) EXPECT_EQ(of(each).status.code(), Code::kUnavailable);
 }
 
 TEST_F(SchedulerTest, ARunThatEndsWellWhileTheServerStopsIsAnsweredWell) {
