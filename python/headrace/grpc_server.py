@@ -26,7 +26,7 @@ _LINGER_SECONDS = 2.0  # after our last byte, this long for the peer to close it
 _INTERNAL = 13
 _UNAVAILABLE = 14
 
-Handler = Callable[[Any], Awaitable[Any]]
+Handler = Callable[["Answerer", Any], Awaitable[Any]]
 
 
 class Answerer:
@@ -36,15 +36,17 @@ class Answerer:
         self.home = home
         self._service = service
         inference = f"/{_proto.INFERENCE_SERVICE}/"
+        # Functions, not bound methods: those would make a ring that only the garbage collector ends, and the engine's
+        # memory with it.
         self._handlers: dict[str, Handler] = {
-            inference + "ServerLive": self._server_live,
-            inference + "ServerReady": self._server_ready,
-            inference + "ServerMetadata": self._server_metadata,
-            inference + "ModelReady": self._model_ready,
-            inference + "ModelMetadata": self._model_metadata,
-            inference + "ModelConfig": self._model_config,
-            inference + "ModelStatistics": self._model_statistics,
-            f"/{_proto.HEALTH_SERVICE}/Check": self._health_check,
+            inference + "ServerLive": Answerer._server_live,
+            inference + "ServerReady": Answerer._server_ready,
+            inference + "ServerMetadata": Answerer._server_metadata,
+            inference + "ModelReady": Answerer._model_ready,
+            inference + "ModelMetadata": Answerer._model_metadata,
+            inference + "ModelConfig": Answerer._model_config,
+            inference + "ModelStatistics": Answerer._model_statistics,
+            f"/{_proto.HEALTH_SERVICE}/Check": Answerer._health_check,
         }
         self._requests = {path: _proto.METHODS[path].request for path in self._handlers}
 
@@ -62,7 +64,7 @@ class Answerer:
             request.ParseFromString(message)
         except DecodeError:
             raise InvalidArgument(f"the request of {path} is not a valid {request.DESCRIPTOR.full_name}") from None
-        response: bytes = (await self._handlers[path](request)).SerializeToString()
+        response: bytes = (await self._handlers[path](self, request)).SerializeToString()
         return response
 
     async def _server_live(self, _request: Any) -> Any:
@@ -135,7 +137,9 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._take_output = connection.take_output
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self._paused_at = 0.0  # the loop's time
         self._lost = False
+        self._ended = False  # our side is shut down, behind all that was written
         self._eof = False  # the peer has shut its side down
         self._linger: asyncio.TimerHandle | None = None
         self._calls: dict[int, asyncio.Future[bytes] | concurrent.futures.Future[bytes]] = {}
@@ -156,13 +160,14 @@ class GrpcProtocol(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        if self._linger is not None:
+        if self._ended:
             return False
         self.act(self._connection.receive_eof())
         return True  # we close when the core wants it: calls that are open are answered first
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._paused_at = self._port.loop.time()
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
@@ -220,9 +225,17 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def _close(self) -> None:
         """Shuts our side down behind what is written, and waits for the peer's: a close with bytes unread would make
         the kernel reset the connection, and the peer would lose the last answers."""
-        if self._linger is not None or self._transport is None or self._paused:
-            return  # when paused, resume_writing brings the same bits again
+        if self._ended or self._transport is None:
+            return
         self._receive = self._drop
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._paused:
+            # resume_writing brings the same bits again. A peer that reads nothing is cut off.
+            waited = self._port.loop.time() - self._paused_at
+            self._linger = self._port.loop.call_later(max(0.0, self._port.write_stall_seconds - waited), self.abort)
+            return
+        self._ended = True
         self._await_eof(self._transport.get_write_buffer_size())
         if not self._eof and self._transport.can_write_eof():
             self._transport.write_eof()

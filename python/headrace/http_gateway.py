@@ -122,6 +122,7 @@ class HttpProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        del self._parser  # it holds us: the two would else wait for the garbage collector, and the loop with them
         self._on_close(self)
 
     def pause_writing(self) -> None:
