@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,8 @@ _runtime_log = logging.getLogger("headrace.runtime")
 _access_log = logging.getLogger("headrace.access")
 # Of the core's 0 verbose .. 4 fatal. A runtime is chatty at its info level.
 _LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
+# A run that was told to stop because all its callers have gone: no fault, and theirs to bring about as often as they like.
+_STOPPED = "terminate flag being set to true"
 _LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
 _SHORTEST_WAIT = 0.001
 
@@ -119,6 +122,9 @@ class Engine:
         """Starts the lanes. StartError when the core refuses its limits."""
         self.config = config
         self.onnxruntime_library = find_onnxruntime()
+        # Its wheels else keep a database of what was run in ~/.cache and send it to their maker, from a thread of their
+        # own. The C API can only stop the events, once that has begun.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             self.core = _core.Engine(
                 limits=limits_of(config),
@@ -186,7 +192,7 @@ class Engine:
     def log_runtime_lines(self) -> None:
         """Hands what the runtime has said to the logger `headrace.runtime`."""
         for level, where, message in self.core.take_log():
-            _runtime_log.log(_LEVELS[min(level, 4)], "%s: %s", where, message)
+            _runtime_log.log(logging.DEBUG if _STOPPED in message else _LEVELS[min(level, 4)], "%s: %s", where, message)
 
     async def drain(self, seconds: float) -> bool:
         """Waits until no ticket is in flight; False when `seconds` were not enough."""

@@ -275,6 +275,21 @@ def slow_call(server: ServerProcess, channel: grpc.Channel, iterations: int) -> 
     return call
 
 
+def test_it_writes_nothing_that_nobody_asked_for(mlp: Path, tmp_path: Path) -> None:
+    """The runtime would keep records of what it ran in the home folder, and send them to its maker."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**server_environment(), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    with ServerProcess(mlp, environment=environment) as server:
+        with grpc.insecure_channel(server.grpc) as channel:
+            stub(channel).ModelInfer(request("mlp", {"x": np.zeros((1, 64), np.float32)}), timeout=SECONDS)
+        links = [link.readlink() for link in Path(f"/proc/{server.process.pid}/fd").iterdir()]
+        files = {str(path) for path in links if path.is_absolute() and path.is_file()}
+        assert {Path(path).suffix for path in files} <= {".log"}, files
+        assert server.stop() == 0
+    assert list(home.rglob("*")) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(serve: Serve, mlp: Path, number: signal.Signals) -> None:
     server = serve(mlp)
