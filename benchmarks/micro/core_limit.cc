@@ -145,7 +145,57 @@ class Raw {
   ort::Session* session_ = nullptr;
 };
 
-// The core, driven by one thread that submits what has come back.
+// A sink that submits again at once, on the lane that answered: the core without any thread beside its lanes.
+class Resubmit final : public CompletionSink {
+ public:
+  Resubmit(Engine& engine, std::int64_t rows, std::size_t flight, const std::atomic<bool>& stop)
+      : engine_(engine), rows_(static_cast<std::uint64_t>(rows)), stop_(stop), out_(flight) {}
+
+  void deliver(Completion* first, Completion* last) noexcept override {
+    std::uint64_t done = 0;
+    std::size_t gone = 0;
+    Ticket* chain = nullptr;
+    for (Completion* completion = first; completion != nullptr;) {
+      auto* ticket = static_cast<Ticket*>(completion);
+      completion = completion == last ? nullptr : completion->next;
+      if (!ticket->status.ok()) fail(ticket->status.to_string());
+      done += rows_;
+      if (stop_.load(std::memory_order_relaxed)) {
+        ++gone;
+        continue;
+      }
+      prepare(*ticket);
+      ticket->next = std::exchange(chain, ticket);
+    }
+    done_.fetch_add(done, std::memory_order_relaxed);
+    if (chain != nullptr) engine_.submit(chain);
+    if (gone != 0) {
+      out_.fetch_sub(gone);
+      out_.notify_one();
+    }
+  }
+  std::uint64_t wait() {
+    for (std::size_t out = out_.load(); out != 0; out = out_.load()) out_.wait(out);
+    return done_.load();
+  }
+  static void prepare(Ticket& ticket) {
+    ticket.state = TicketState::kNew;
+    ticket.outputs.clear();
+    ticket.time = Timeline{};
+    ticket.time.received = 1;
+  }
+
+ private:
+  Engine& engine_;
+  const std::uint64_t rows_;
+  const std::atomic<bool>& stop_;
+  std::atomic<std::size_t> out_;
+  std::atomic<std::uint64_t> done_{0};
+};
+
+// Who takes the answers and submits again.
+enum class Driver { kLane, kRing };
+
 class Core {
  public:
   Core(const Options& options, std::int64_t max_batch_size) {
@@ -174,8 +224,9 @@ class Core {
 
   const Signature& signature() const { return model_->signature; }
 
-  // `flight` tickets of `rows` rows each are always in flight.
-  Rate run(std::int64_t rows, std::size_t flight, double seconds) {
+  // `flight` tickets of `rows` rows each are always in flight, submitted again by the lane that answered them, or by
+  // one thread behind a completion ring, as an event loop does.
+  Rate run(std::int64_t rows, std::size_t flight, double seconds, Driver driver) {
     CompletionRing ring;
     std::vector<std::unique_ptr<Ticket>> tickets;
     const auto columns = static_cast<std::size_t>(model_->signature.inputs[0].dims[1]);
@@ -201,12 +252,15 @@ class Core {
     }
     const ModelStats before = model_->counters.read();
     Rate rate = measure(seconds, [&](const std::atomic<bool>& stop) {
+      Resubmit resubmit(*engine_, rows, flight, stop);
       Ticket* chain = nullptr;
       for (auto& ticket : tickets) {
-        prepare(*ticket);
+        Resubmit::prepare(*ticket);
+        if (driver == Driver::kLane) ticket->sink = &resubmit;
         ticket->next = std::exchange(chain, ticket.get());
       }
       engine_->submit(chain);
+      if (driver == Driver::kLane) return resubmit.wait();
       std::size_t out = flight;
       std::uint64_t done = 0;
       while (out != 0) {
@@ -221,7 +275,7 @@ class Core {
             --out;
             continue;
           }
-          prepare(*ticket);
+          Resubmit::prepare(*ticket);
           ticket->next = std::exchange(chain, ticket);
         }
         if (chain != nullptr) engine_->submit(chain);
@@ -235,13 +289,6 @@ class Core {
   }
 
  private:
-  static void prepare(Ticket& ticket) {
-    ticket.state = TicketState::kNew;
-    ticket.outputs.clear();
-    ticket.time = Timeline{};
-    ticket.time.received = 1;
-  }
-
   std::unique_ptr<Engine> engine_;
   std::shared_ptr<Model> model_;
 };
@@ -252,27 +299,29 @@ double median(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
-void compare(const Options& options, Raw& raw, Core& core, std::int64_t rows, std::size_t flight, std::int64_t batch) {
+void compare(const Options& options, Raw& raw, Core& core, std::int64_t rows, std::size_t flight, std::int64_t batch,
+             Driver driver) {
   std::vector<double> ratios;
   std::vector<double> extra;
   Rate last_core;
   Rate last_raw;
   for (int pair = 0; pair < options.pairs; ++pair) {
     const bool core_first = pair % 2 == 0;
-    if (core_first) last_core = core.run(rows, flight, options.seconds);
+    if (core_first) last_core = core.run(rows, flight, options.seconds, driver);
     last_raw = raw.run(core.signature(), batch, options.seconds);
-    if (!core_first) last_core = core.run(rows, flight, options.seconds);
+    if (!core_first) last_core = core.run(rows, flight, options.seconds, driver);
     ratios.push_back(last_core.rows_per_second / last_raw.rows_per_second);
     extra.push_back(last_core.cpu_ns_per_row - last_raw.cpu_ns_per_row);
   }
   const auto [low, high] = std::minmax_element(ratios.begin(), ratios.end());
   const auto [extra_low, extra_high] = std::minmax_element(extra.begin(), extra.end());
   std::printf(
-      "%6ld rows a ticket, %4zu in flight | batch %7.1f vs %5ld | %10.0f vs %10.0f rows/s | ratio %.3f (%.3f..%.3f) | "
+      "%-4s %6ld rows a ticket, %4zu in flight | batch %7.1f vs %5ld | %10.0f vs %10.0f rows/s | ratio %.3f "
+      "(%.3f..%.3f) | "
       "CPU/row %+7.0f ns (%+.0f..%+.0f), baseline %.0f ns\n",
-      static_cast<long>(rows), flight, last_core.batch_rows, static_cast<long>(batch), last_core.rows_per_second,
-      last_raw.rows_per_second, median(ratios), *low, *high, median(extra), *extra_low, *extra_high,
-      last_raw.cpu_ns_per_row);
+      driver == Driver::kLane ? "lane" : "ring", static_cast<long>(rows), flight, last_core.batch_rows,
+      static_cast<long>(batch), last_core.rows_per_second, last_raw.rows_per_second, median(ratios), *low, *high,
+      median(extra), *extra_low, *extra_high, last_raw.cpu_ns_per_row);
   std::fflush(stdout);
 }
 
@@ -300,15 +349,21 @@ int main(int argc, char** argv) {
   }
   if (options.library.empty() || options.model.empty()) fail("--ort and --model are needed");
   Raw raw(options);
-  std::printf("%d lanes, 1 compute thread each; %d pairs of %.1f s; median of the pairs' ratios (min..max)\n",
-              options.lanes, options.pairs, options.seconds);
+  std::printf(
+      "%d lanes, 1 compute thread each; %d pairs of %.1f s; median of the pairs' ratios (min..max)\n"
+      "lane: the lane that answered submits again; ring: one thread behind a completion ring does, as an event loop "
+      "would\n",
+      options.lanes, options.pairs, options.seconds);
   // Enough in flight for every lane to find a full batch, and for the next one to wait behind it.
   const auto lanes = static_cast<std::size_t>(options.lanes);
   for (const auto& [max_batch_size, sizes] : {std::pair{1024L, std::vector<std::int64_t>{64, 256, 1024}}, {32L, {1}}}) {
     Core core(options, max_batch_size);
     for (const std::int64_t rows : sizes) {
       if (options.rows != 0 && options.rows != rows) continue;
-      compare(options, raw, core, rows, 3 * lanes * static_cast<std::size_t>(max_batch_size / rows), max_batch_size);
+      const std::size_t flight = 3 * lanes * static_cast<std::size_t>(max_batch_size / rows);
+      for (const Driver driver : {Driver::kLane, Driver::kRing}) {
+        compare(options, raw, core, rows, flight, max_batch_size, driver);
+      }
     }
   }
   return 0;
