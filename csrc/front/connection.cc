@@ -132,7 +132,7 @@ void Connection::abandon(wire::Call& call) {
 void Connection::infer(wire::Call& call, wire::Message message) {
   RequestDecoder& decoder = loop_.decoder_;
   if (Status status = decoder.decode(message, loop_.options().infer); !status.ok()) {
-    refuse(call, status, nullptr);
+    refuse(call, status, nullptr, asked(decoder.request(), message.bytes.size()));
     return;
   }
   if (decoder.heavy()) {
@@ -146,7 +146,7 @@ void Connection::infer(wire::Call& call, wire::Message message) {
   const Status status = decoder.admit(*hold.catalog, message, loop_.engine().pool(), *ticket, model);
   if (!status.ok()) {
     loop_.recycle(ticket);
-    refuse(call, status, model);
+    refuse(call, status, model, asked(decoder.request(), request_bytes));
     return;
   }
   run_ticket(call, ticket, hold, *model, request_bytes);
@@ -191,7 +191,7 @@ void Connection::finish_job(DecodeJob& job) {
   if (!job.ran) {
     refuse(*call, {Code::kUnavailable, "the server is shutting down"}, nullptr);
   } else if (!job.status.ok()) {
-    refuse(*call, job.status, job.model);
+    refuse(*call, job.status, job.model, {job.model_name, job.model_version, job.request_id, job.request_bytes});
   } else if (job.infer) {
     now_ = loop_.engine().clock().now();
     run_ticket(*call, job.ticket.release(), *job.hold, *job.model, job.request_bytes);
@@ -205,9 +205,9 @@ void Connection::hand_to_owner(wire::Call& call, wire::Message message) {
   calls_.push_back({call.stream_id, call.path, call.metadata, std::move(message)});
 }
 
-void Connection::refuse(wire::Call& call, const Status& status, Model* model) {
+void Connection::refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked) {
   if (model != nullptr) model->counters.unserved(status.code(), false, 0);
-  log(call, status.code(), nullptr, 0, 0);
+  log(call, status.code(), nullptr, asked.bytes, 0, true, &asked);
   codec_.finish(call, status);
 }
 
@@ -292,7 +292,7 @@ unsigned Connection::abort_calls(const Status& status) {
 }
 
 void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
-                     std::size_t response_bytes, bool answered) {
+                     std::size_t response_bytes, bool answered, const Asked* asked) {
   if (!loop_.options().access_log) return;
   AccessEntry entry;
   entry.peer = peer_;
@@ -301,6 +301,11 @@ void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, st
   entry.request_bytes = request_bytes;
   entry.response_bytes = response_bytes;
   entry.total_ns = loop_.engine().clock().now() - call.received;
+  if (asked != nullptr) {
+    entry.model = asked->model;
+    entry.version = asked->version;
+    entry.request_id = asked->request_id;
+  }
   if (ticket != nullptr) {
     const auto& model = *static_cast<const Model*>(ticket->cookie_model);
     entry.model = model.name;

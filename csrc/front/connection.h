@@ -6,12 +6,22 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "front/loop.h"
 #include "wire/grpc.h"
+#include "wire/infer_codec.h"
 
 namespace headrace {
+
+// What the access log can say of a request that became no ticket. Views, good for the step.
+struct Asked {
+  std::string_view model;
+  std::string_view version;
+  std::string_view request_id;
+  std::size_t bytes = 0;
+};
 
 inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
 
@@ -69,7 +79,10 @@ class Connection final : private wire::CallHandler {
   void infer(wire::Call& call, wire::Message message);
   void start_job(wire::Call& call, wire::Message message, bool infer);
   void run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model, std::size_t request_bytes);
-  void refuse(wire::Call& call, const Status& status, Model* model);
+  static Asked asked(const wire::InferRequest& request, std::size_t bytes) {
+    return {request.model_name, request.model_version, request.id, bytes};
+  }
+  void refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked = {});
   void finish_ticket(Ticket& ticket);
   void finish_job(DecodeJob& job);
   void hand_to_owner(wire::Call& call, wire::Message message);
@@ -78,7 +91,7 @@ class Connection final : private wire::CallHandler {
   void abandon(wire::Call& call);
   // `answered`: the ticket is back. Until then a lane may be writing to it, and only what the submitter set is read.
   void log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
-           std::size_t response_bytes, bool answered = true);
+           std::size_t response_bytes, bool answered = true, const Asked* asked = nullptr);
 
   Loop& loop_;
   const std::uint64_t id_;

@@ -22,6 +22,11 @@ void DecodeJob::run() noexcept {
   ticket = std::make_unique<Ticket>();
   status = decoder.decode(message, options->infer);
   if (status.ok()) status = decoder.admit(*hold->catalog, message, engine->pool(), *ticket, model);
+  if (!status.ok()) {
+    model_name = decoder.request().model_name;
+    model_version = decoder.request().model_version;
+    request_id = decoder.request().id;
+  }
   message = wire::Message();
 }
 

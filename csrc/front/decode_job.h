@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "front/loop.h"
 #include "schedule/worker.h"
@@ -23,6 +24,9 @@ struct DecodeJob final : Job {
   Status status;
   std::unique_ptr<Ticket> ticket;
   Model* model = nullptr;
+  std::string model_name;  // these three: what was asked for, if it is refused
+  std::string model_version;
+  std::string request_id;
 
   void run() noexcept override;
 };

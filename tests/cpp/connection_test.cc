@@ -313,6 +313,8 @@ TEST_F(ConnectionTest, EveryCallIsOneLineInTheAccessLog) {
   EXPECT_GT(entries[0].request_bytes, 0U);
   EXPECT_GT(entries[0].response_bytes, 0U);
   EXPECT_EQ(entries[1].code, Code::kNotFound);
+  EXPECT_EQ(entries[1].model, "n");
+  EXPECT_GT(entries[1].request_bytes, 0U);
   EXPECT_EQ(entries[2].code, Code::kCancelled);
   EXPECT_EQ(entries[2].request_id, "reset");
   EXPECT_EQ(entries[3].code, Code::kInvalidArgument);

@@ -405,7 +405,8 @@ def test_access_log(serve: Serve, mlp: Path) -> None:
         ("mlp", "1", "plain-1", "0"),
         ("mlp", "1", '"two\\nlines code=0 \\""', "0"),
     ]
-    assert [line[3] for line in lines[2:]] == ["5"]
+    refused = request("nothing", {"x": x}, id="bad")
+    assert [line[:5] for line in lines[2:]] == [("nothing", "", "bad", "5", str(len(refused.SerializeToString())))]
     sizes, timing = [int(text) for text in lines[0][4:8]], [int(text) for text in lines[0][8:]]
     assert sizes == [len(sent.SerializeToString()), len(got.SerializeToString()), 3, 3]
     assert timing[2] >= timing[0] + timing[1]
