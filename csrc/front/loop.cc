@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <functional>
 #include <utility>
 
 #include "base/check.h"
@@ -192,17 +193,29 @@ void Loop::arm_timer(Connection& connection) {
   const Nanos time = connection.codec_.next_timeout();
   if (time >= connection.timer_) return;
   connection.timer_ = time;
-  timers_.push({time, connection.id()});
+  timers_.push_back({time, connection.id()});
+  std::push_heap(timers_.begin(), timers_.end(), std::greater<>());
+  // Connections that come and go leave theirs behind; now and then these are thrown out.
+  static constexpr std::size_t kStale = 64;
+  if (timers_.size() <= 2 * open_connections_ + kStale) return;
+  std::erase_if(timers_, [this](const Timer& timer) { return !current(timer); });
+  std::make_heap(timers_.begin(), timers_.end(), std::greater<>());
+}
+
+bool Loop::current(const Timer& timer) {
+  const Connection* connection = find(timer.id);
+  return connection != nullptr && connection->timer_ == timer.time;
 }
 
 void Loop::on_timer(std::vector<Ready>& ready) {
   const Step step(*this);
   const Nanos now = engine_->clock().now();
-  while (!timers_.empty() && timers_.top().time <= now) {
-    const Timer timer = timers_.top();
-    timers_.pop();
+  while (!timers_.empty() && timers_.front().time <= now) {
+    const Timer timer = timers_.front();
+    std::pop_heap(timers_.begin(), timers_.end(), std::greater<>());
+    timers_.pop_back();
+    if (!current(timer)) continue;
     Connection* connection = find(timer.id);
-    if (connection == nullptr || connection->timer_ != timer.time) continue;
     connection->timer_ = kNever;
     connection->now_ = now;
     connection->codec_.on_timer(now);

@@ -7,7 +7,6 @@
 #include <deque>
 #include <list>
 #include <memory>
-#include <queue>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -86,7 +85,7 @@ class Loop {
 
   // Handles completions that are ready (a bounded number; the descriptor stays readable for the rest).
   void drain(std::vector<Ready>& ready);
-  Nanos next_timeout() const { return timers_.empty() ? kNever : timers_.top().time; }
+  Nanos next_timeout() const { return timers_.empty() ? kNever : timers_.front().time; }
   void on_timer(std::vector<Ready>& ready);
   // Ends all connections, waits for the tickets and jobs that are out, and lets go of the engine's objects. Idempotent.
   void close();
@@ -131,6 +130,7 @@ class Loop {
   void flush();
   [[nodiscard]] bool submit_job(Job* job);
   void arm_timer(Connection& connection);
+  bool current(const Timer& timer);  // its connection is there and still wants it
   void note(Connection& connection, std::vector<Ready>& ready);
   void complete(Completion* completion, std::vector<Connection*>& touched);
   void log_access(AccessEntry entry);
@@ -149,7 +149,7 @@ class Loop {
   Ticket* staged_last_ = nullptr;
   std::vector<Ticket*> spare_tickets_;
   std::size_t outstanding_ = 0;  // tickets and jobs that have not come back
-  std::priority_queue<Timer, std::vector<Timer>, std::greater<>> timers_;
+  std::vector<Timer> timers_;  // a heap, the earliest first; some are of connections that are gone or want another time
   std::vector<Connection*> touched_;
   std::deque<AccessEntry> access_log_;
   std::uint64_t access_dropped_ = 0;

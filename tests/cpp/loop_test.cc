@@ -186,5 +186,19 @@ TEST_F(LoopTest, TimersOfConnectionsThatAreGoneDoNothing) {
   EXPECT_EQ(loop_->next_timeout(), kNever);
 }
 
+TEST_F(LoopTest, ConnectionsThatComeAndGoDoNotPileUpTimers) {
+  start();
+  auto stays = connect();
+  exchange(*stays);
+  const Nanos first = loop_->next_timeout();
+  loop_->disconnect(stays->id);
+  clock_.advance(kSecond);
+  auto lives = connect();
+  exchange(*lives);
+  for (int i = 0; i < 200; ++i) loop_->disconnect(connect()->id);
+  EXPECT_GT(loop_->next_timeout(), first) << "the timer of the first is gone without its time having come";
+  EXPECT_LE(loop_->next_timeout(), clock_.now() + loop_options_.grpc.idle) << "those of the living are not";
+}
+
 }  // namespace
 }  // namespace headrace::testing
