@@ -336,7 +336,7 @@ def test_what_is_in_flight_at_the_signal_is_answered(serve: Serve, repository: R
 
 
 def test_drain_delay_serves_on_without_being_ready(serve: Serve, mlp: Path) -> None:
-    server = serve(mlp, "--drain-delay", "2")
+    server = serve(mlp, "--drain-delay", "4")
     with grpc.insecure_channel(server.grpc) as channel:
         calls = stub(channel)
         assert calls.ServerReady(service_pb2.ServerReadyRequest(), timeout=SECONDS).ready
