@@ -1,7 +1,7 @@
 """The other side of each comparison: a `grpc.aio` server on uvloop whose generic handler does no work at all.
 
-It answers ModelInfer with the request's own bytes (`--answer 0`) or with that many zero bytes, and counts what it answered
-(`/bench/Count`, eight little-endian bytes), so that a rate can be checked against the server's own count.
+It answers ModelInfer with the request's own bytes (`--answer 0`) or with that many zero bytes, and counts what it
+answered (`/bench/Count`, eight little-endian bytes), so that a rate can be checked against the server's own count.
 """
 
 import argparse

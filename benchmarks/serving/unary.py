@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(Path(__file__).parent)]
 
 from load import MODEL_INFER, Load, Result, run, spread  # noqa: E402
-from server_process import ServerProcess  # noqa: E402
 
 from headrace import _proto  # noqa: E402
+from server_process import ServerProcess  # noqa: E402
 
 STATISTICS = "/inference.GRPCInferenceService/ModelStatistics"
 
@@ -126,7 +126,8 @@ def check_answers(server: Server, case: Case) -> None:
     generator = np.random.default_rng(7)
     for _ in range(10):
         inputs = {
-            name: generator.integers(-1000, 1000, array.shape).astype(array.dtype) for name, array in case.inputs.items()
+            name: generator.integers(-1000, 1000, array.shape).astype(array.dtype)
+            for name, array in case.inputs.items()
         }
         answer = server.call(MODEL_INFER, replace(case, inputs=inputs).request())
         response = _proto.ModelInferResponse.FromString(answer)
@@ -178,7 +179,9 @@ def compare(case: Case, loads: list[tuple[Load, Load]], pairs: int, folder: Path
         for our_load, their_load in loads:
             rows.append(row := Pairs(case, our_load))
             for server, load in ((ours, our_load), (theirs, their_load)):  # a warm-up, not counted
-                server.measure(payload, replace(load, requests=max(load.requests // 5, load.connections * load.streams)))
+                server.measure(
+                    payload, replace(load, requests=max(load.requests // 5, load.connections * load.streams))
+                )
             for pair in range(pairs):
                 for side in ("ours", "theirs") if pair % 2 == 0 else ("theirs", "ours"):
                     if side == "ours":
@@ -203,8 +206,8 @@ def compare(case: Case, loads: list[tuple[Load, Load]], pairs: int, folder: Path
 
 OPEN_LOOP: list[str] = []
 HEAD = (
-    "| model, connections x streams | headrace req/s | grpc.aio req/s | ratio | headrace CPU us/req | grpc.aio CPU us/req "
-    "| CPU ratio | load generator CPU us/req (ours / theirs) |\n|---|---|---|---|---|---|---|---|"
+    "| model, connections x streams | headrace req/s | grpc.aio req/s | ratio "
+    "| headrace CPU us/req | grpc.aio CPU us/req | CPU ratio | load generator CPU us/req (ours / theirs) |\n|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -218,7 +221,9 @@ def processor() -> str:
 
 def report(rows: list[Pairs], pairs: int) -> str:
     """The report's text."""
-    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("headrace", "onnxruntime", "grpcio", "uvloop"))
+    versions = ", ".join(
+        f"{n} {importlib.metadata.version(n)}" for n in ("headrace", "onnxruntime", "grpcio", "uvloop")
+    )
     lines = [
         f"{datetime.date.today().isoformat()}, {processor()}, {os.cpu_count()} cores (shared), Python "
         f"{platform.python_version()}, {versions}. Load average at the end: {os.getloadavg()[0]:.1f}.",

@@ -85,10 +85,10 @@ Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
   for (const auto* specs : {&model.signature.inputs, &model.signature.outputs}) {
     for (const TensorSpec& tensor : *specs) {
       if (!tensor.dims.empty() && tensor.dims[0] < 0) continue;
-      const std::string shape = tensor.any_rank       ? "has no shape in the model"
-                                : tensor.dims.empty() ? "is a scalar"
-                                                      : "has shape " + Shape(tensor.dims).to_string() +
-                                                            ", whose first dimension is fixed";
+      const std::string shape =
+          tensor.any_rank       ? "has no shape in the model"
+          : tensor.dims.empty() ? "is a scalar"
+                                : "has shape " + Shape(tensor.dims).to_string() + ", whose first dimension is fixed";
       return {Code::kFailedPrecondition, "config.pbtxt sets max_batch_size: " + max + ", but '" + tensor.name + "' " +
                                              shape +
                                              "; set max_batch_size: 0, or export the model with a dynamic batch "
