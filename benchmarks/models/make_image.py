@@ -1,4 +1,4 @@
-"""Makes image.onnx: a 3x224x224 float image in, 1,000 scores out, with as little arithmetic as reading all of it allows.
+"""Makes image.onnx: a 3x224x224 float image in, 1,000 scores out, with little arithmetic beyond reading it.
 
 Its batch is fixed at 1, as many image models are exported, so that the figure is about moving large tensors."""
 

@@ -207,7 +207,8 @@ def compare(case: Case, loads: list[tuple[Load, Load]], pairs: int, folder: Path
 OPEN_LOOP: list[str] = []
 HEAD = (
     "| model, connections x streams | headrace req/s | grpc.aio req/s | ratio "
-    "| headrace CPU us/req | grpc.aio CPU us/req | CPU ratio | load generator CPU us/req (ours / theirs) |\n|---|---|---|---|---|---|---|---|"
+    "| headrace CPU us/req | grpc.aio CPU us/req | CPU ratio | load generator CPU us/req (ours / theirs) |\n"
+    "|---|---|---|---|---|---|---|---|"
 )
 
 
