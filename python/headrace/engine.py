@@ -61,7 +61,7 @@ _runtime_log = logging.getLogger("headrace.runtime")
 _access_log = logging.getLogger("headrace.access")
 # Of the core's 0 verbose .. 4 fatal. A runtime is chatty at its info level.
 _LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
-# A run that was told to stop because all its callers have gone: no fault, and theirs to bring about as often as they like.
+# A run that was told to stop because its callers have gone: no fault, and theirs to bring about as often as they like.
 _STOPPED = "terminate flag being set to true"
 _LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
 _SHORTEST_WAIT = 0.001

@@ -349,6 +349,19 @@ def test_a_peer_that_reads_nothing_of_the_last_answer_is_cut_off() -> None:
     run(work())
 
 
+def test_a_peer_that_reads_nothing_at_all_is_cut_off() -> None:
+    async def work() -> None:
+        rig = Rig()
+        cut = asyncio.Event()
+        rig.transport.abort = cut.set  # type: ignore[method-assign]
+        rig.protocol.pause_writing()
+        rig.protocol.act(WANTS_CLOSE)
+        await cut.wait()
+        assert rig.transport.written == []
+
+    run(work())
+
+
 def test_a_call_is_answered() -> None:
     async def work() -> None:
         rig = Rig()
