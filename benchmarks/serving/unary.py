@@ -220,14 +220,20 @@ def processor() -> str:
     return platform.processor()
 
 
+def machine() -> str:
+    """The day, the machine and the versions, for the head of a report."""
+    names = ("headrace", "onnxruntime", "grpcio", "uvloop")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return (
+        f"{datetime.date.today().isoformat()}, {processor()}, {os.cpu_count()} cores (shared), Python "
+        f"{platform.python_version()}, {versions}. Load average at the end: {os.getloadavg()[0]:.1f}."
+    )
+
+
 def report(rows: list[Pairs], pairs: int) -> str:
     """The report's text."""
-    versions = ", ".join(
-        f"{n} {importlib.metadata.version(n)}" for n in ("headrace", "onnxruntime", "grpcio", "uvloop")
-    )
     lines = [
-        f"{datetime.date.today().isoformat()}, {processor()}, {os.cpu_count()} cores (shared), Python "
-        f"{platform.python_version()}, {versions}. Load average at the end: {os.getloadavg()[0]:.1f}.",
+        machine(),
         "",
         f"`python benchmarks/serving/unary.py --pairs {pairs}`; median (min..max) of {pairs} interleaved pairs.",
         "",
