@@ -19,6 +19,7 @@ namespace py = pybind11;
 struct EngineHandle {
   std::shared_ptr<Engine> engine;
   py::dict limits;
+  int compute_threads = 1;  // of a run, where the session's options do not say
 };
 
 struct ModelHandle {

@@ -1,4 +1,5 @@
 // Engine, Model, Catalog.
+#include <algorithm>
 #include <utility>
 
 #include "bindings/bindings.h"
@@ -15,13 +16,13 @@ EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const 
   options.inflight_bytes = required<std::size_t>(limits, "process_inflight_bytes");
   options.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
   options.onnxruntime_library = onnxruntime_library;
-  return {std::make_shared<Engine>(options), std::move(limits)};
+  return {std::make_shared<Engine>(options), std::move(limits), compute_threads};
 }
 
-ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
+ModelSpec make_spec(const py::dict& session, const py::dict& batching, int compute_threads) {
   ModelSpec spec;
   SessionOptions& s = spec.session;
-  s.intra_op_threads = optional(session, "intra_op_threads", s.intra_op_threads);
+  s.intra_op_threads = optional(session, "intra_op_threads", compute_threads);
   s.inter_op_threads = optional(session, "inter_op_threads", s.inter_op_threads);
   s.parallel_execution = optional(session, "parallel_execution", s.parallel_execution);
   s.graph_optimization_level = optional(session, "graph_optimization_level", s.graph_optimization_level);
@@ -159,7 +160,7 @@ void bind_engine(py::module_& module) {
           [](const EngineHandle& self, const std::string& name, std::int64_t version, const std::string& backend,
              const std::string& model_file, const std::string& model_dir, const py::dict& session,
              const py::dict& batching) {
-            ModelSpec spec = make_spec(session, batching);
+            ModelSpec spec = make_spec(session, batching, self.compute_threads);
             spec.name = name;
             spec.version = version;
             spec.backend = backend;
@@ -181,7 +182,9 @@ void bind_engine(py::module_& module) {
       .def("publish",
            [](const EngineHandle& self, CatalogHandle& catalog) {
              // The handle gets an empty one: what is published never changes.
-             self.engine->publish(std::exchange(catalog.catalog, std::make_shared<Catalog>()));
+             std::shared_ptr<Catalog> published = std::exchange(catalog.catalog, std::make_shared<Catalog>());
+             py::gil_scoped_release release;  // the old one goes now, and models with it
+             self.engine->publish(std::move(published));
            })
       .def("snapshot", &snapshot)
       .def("take_log",
@@ -194,8 +197,11 @@ void bind_engine(py::module_& module) {
            })
       .def("drain",
            [](const EngineHandle& self, double seconds) {
+             constexpr double kLongest = 1e9;  // seconds: 31 years
+             if (!(seconds >= 0)) throw py::value_error("seconds must be 0 or more");
+             const auto nanos = static_cast<Nanos>(std::min(seconds, kLongest) * 1e9);
              py::gil_scoped_release release;
-             return self.engine->drain(self.engine->clock().now() + static_cast<Nanos>(seconds * 1e9));
+             return self.engine->drain(self.engine->clock().now() + nanos);
            })
       .def("close", [](const EngineHandle& self) {
         py::gil_scoped_release release;

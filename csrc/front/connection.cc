@@ -36,6 +36,7 @@ unsigned Connection::receive(std::span<const std::byte> bytes) {
 }
 
 unsigned Connection::receive_eof() {
+  const Loop::Step step(loop_);
   now_ = loop_.engine().clock().now();
   codec_.receive_eof(now_);
   loop_.flush();
@@ -50,6 +51,7 @@ void Connection::pause_writing() {
 }
 
 unsigned Connection::resume_writing() {
+  const Loop::Step step(loop_);
   paused_ = false;
   codec_.output_blocked(false, loop_.engine().clock().now());
   loop_.arm_timer(*this);
@@ -57,6 +59,7 @@ unsigned Connection::resume_writing() {
 }
 
 void Connection::take_output(std::vector<wire::OutputChunk>& chunks) {
+  const Loop::Step step(loop_);
   codec_.take_output(chunks, kOutputStep, loop_.engine().clock().now());
 }
 
@@ -249,6 +252,7 @@ void Connection::respond(wire::Call& call, Ticket& ticket) {
 }
 
 unsigned Connection::reply(std::int32_t call_id, std::span<const std::byte> message) {
+  const Loop::Step step(loop_);
   wire::Call* call = codec_.find(call_id);
   if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
     loop_.out_.clear();
@@ -262,6 +266,7 @@ unsigned Connection::reply(std::int32_t call_id, std::span<const std::byte> mess
 }
 
 unsigned Connection::fail(std::int32_t call_id, const Status& status, const wire::Metadata& trailers) {
+  const Loop::Step step(loop_);
   wire::Call* call = codec_.find(call_id);
   if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
     log(*call, status.code(), nullptr, 0, 0);
@@ -282,6 +287,7 @@ unsigned Connection::shutdown_final() {
 }
 
 unsigned Connection::abort_calls(const Status& status) {
+  const Loop::Step step(loop_);
   for (const std::int32_t stream : codec_.open_streams()) {
     wire::Call* call = codec_.find(stream);
     if (call == nullptr) continue;
