@@ -10,11 +10,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from headrace import _core
 from headrace._core import HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, WANTS_CLOSE, Connection, CoreError, Model
@@ -55,6 +56,9 @@ __all__ = [
     "limits_of",
     "version",
 ]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger("headrace.engine")
 _runtime_log = logging.getLogger("headrace.runtime")
@@ -212,6 +216,38 @@ class Door(Protocol):
         """Does what the HAS_* and WANTS_CLOSE bits ask for."""
 
 
+class Steps:
+    """CPU time of the loop's thread in what it does, for --measure-steps: the longest callback of each kind ("read",
+    "completions", ...), and the longest turn, which is all that a loop did between two looks at its sockets."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._turn_began = 0
+        self.longest_ns: dict[str, int] = {}
+
+    def run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls `step` as one callback of the loop."""
+        began = time.thread_time_ns()
+        if not self._turn_began:
+            self._turn_began = began
+            self._loop.call_soon(self._end_turn)
+        try:
+            return step(*args, **kwargs)
+        finally:
+            self._note(kind, time.thread_time_ns() - began)
+
+    def _end_turn(self) -> None:
+        self._note("turn", time.thread_time_ns() - self._turn_began)
+        self._turn_began = 0
+
+    def _note(self, kind: str, ns: int) -> None:
+        if ns > self.longest_ns.get(kind, 0):
+            self.longest_ns[kind] = ns
+
+    def __str__(self) -> str:
+        return ", ".join(f"{kind} {ns / 1e6:.3f}" for kind, ns in sorted(self.longest_ns.items()))
+
+
 class LoopPort:
     """What one event loop owns of the core: wake-ups, timers and the logs. Made and used on that loop's thread only."""
 
@@ -219,6 +255,7 @@ class LoopPort:
         config = engine.config
         self.loop = loop
         self.write_stall_seconds = config.write_stall_seconds
+        self.steps = Steps(loop) if config.measure_steps else None
         self._engine = engine
         self._core = _core.Loop(
             engine.core, methods=methods, access_log=config.access_log, measure_steps=config.measure_steps
@@ -231,7 +268,7 @@ class LoopPort:
         # each read would cost more than it is worth): so the timers are looked at this often.
         shortest = min(config.message_stall_seconds, config.write_stall_seconds, config.idle_seconds)
         self._tick = min(_LONGEST_TICK, max(shortest / 4, _SHORTEST_WAIT))
-        loop.add_reader(self._core.fileno(), self._ready)
+        loop.add_reader(self._core.fileno(), self._measured("completions", self._ready))
 
     def connect(self, door: Door, peer: str) -> tuple[int, Connection]:
         """A new connection of the core for `door`, and its token for `disconnect`."""
@@ -259,7 +296,10 @@ class LoopPort:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = self.loop.call_at(at, self._on_timer)
+        self._timer = self.loop.call_at(at, self._measured("timer", self._on_timer))
+
+    def _measured(self, kind: str, step: Callable[[], None]) -> Callable[[], None]:
+        return step if self.steps is None else partial(self.steps.run, kind, step)
 
     def _ready(self) -> None:
         doors = self._doors
@@ -296,8 +336,9 @@ class LoopPort:
             self._timer.cancel()
         self.loop.remove_reader(self._core.fileno())
         self.write_logs()
-        if self._engine.config.measure_steps:
-            log.info("longest step of the event loop: %.3f ms of CPU", self._core.max_step_ns() / 1e6)
+        if self.steps is not None:
+            self.steps.longest_ns["core"] = self._core.max_step_ns()
+            log.info("longest steps of the event loop, in ms of CPU: %s", self.steps)
         self._core.close()
 
 

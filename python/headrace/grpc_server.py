@@ -9,7 +9,7 @@ import concurrent.futures
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -18,7 +18,10 @@ from headrace.engine import HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, WANTS_CLOSE, L
 from headrace.errors import HeadraceError, InvalidArgument
 from headrace.service import EXTENSIONS, Service
 
-__all__ = ["Answerer", "GrpcProtocol"]
+__all__ = ["Answerer", "GrpcProtocol", "MeasuredProtocol"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger("headrace.grpc")
 
@@ -318,3 +321,26 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             log.error("%s failed", path, exc_info=error)
             bits = self._connection.fail(call_id, _INTERNAL, f"{path} failed inside the server; its log says more", [])
         self.act(bits)
+
+
+class MeasuredProtocol(GrpcProtocol):
+    """The same with its callbacks measured, for --measure-steps."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._run("connect", super().connection_made, transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._run("read", super().buffer_updated, nbytes)
+
+    def eof_received(self) -> bool:
+        return self._run("eof", super().eof_received)
+
+    def resume_writing(self) -> None:
+        self._run("resume", super().resume_writing)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._run("lost", super().connection_lost, exc)
+
+    def _run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        steps = self._port.steps
+        return step(*args, **kwargs) if steps is None else steps.run(kind, step, *args, **kwargs)

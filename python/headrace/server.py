@@ -22,7 +22,7 @@ import uvloop
 from headrace.config import Config, resolve
 from headrace.engine import Engine, LoopPort, version
 from headrace.errors import StartError
-from headrace.grpc_server import Answerer, GrpcProtocol
+from headrace.grpc_server import Answerer, GrpcProtocol, MeasuredProtocol
 from headrace.http_gateway import HttpProtocol
 from headrace.listener import Listener, Seat
 from headrace.repository import Repository
@@ -129,8 +129,10 @@ class Instance:
             self._seats.append(await asyncio.wrap_future(made))
 
     def _listen(self, answerer: Answerer) -> None:
+        kind = MeasuredProtocol if self.config.measure_steps else GrpcProtocol
+
         def grpc(seat: Seat, peer: str, refused: bool) -> GrpcProtocol:
-            return GrpcProtocol(seat.port, answerer, peer, seat.gone, refused=refused)
+            return kind(seat.port, answerer, peer, seat.gone, refused=refused)
 
         def http(seat: Seat, _peer: str, refused: bool) -> HttpProtocol:
             return HttpProtocol(seat.loop, self.service, self.config, seat.gone, refused=refused)

@@ -1,8 +1,11 @@
 """The face of the core: limits, the runtime's library, the access log's lines, and a loop's wake-ups and timers."""
 
 import asyncio
+import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,6 +164,39 @@ def test_the_cores_timer_is_kept_and_moved_up() -> None:
         made.close()
 
     run(work())
+
+
+def test_steps_are_measured_by_kind_and_by_turn(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        made, core = port(measure_steps=True)
+        assert made.steps is not None
+        door = FakeDoor()
+        token, _ = made.connect(door, "a")
+        core.ready = [(token, 4)]
+        os.eventfd_write(core.descriptor, 1)
+        await door.told.wait()
+        burnt = made.steps.run("read", burn, 2_000_000)
+        assert made.steps.longest_ns["read"] >= 2_000_000
+        assert burnt >= 2_000_000
+        made.steps.run("read", burn, 1)
+        await asyncio.sleep(0)  # the turn ends
+        await asyncio.sleep(0)
+        longest = made.steps.longest_ns
+        assert longest["turn"] >= longest["read"] >= 2_000_000
+        assert longest["completions"] > 0
+        made.close()
+
+    with caplog.at_level(logging.INFO, "headrace.engine"):
+        run(work())
+    assert re.search(r"in ms of CPU: completions [\d.]+, core [\d.]+, read [\d.]+, turn [\d.]+", caplog.text)
+
+
+def burn(ns: int) -> int:
+    """Uses that much CPU; returns how much it was."""
+    began = time.thread_time_ns()
+    while time.thread_time_ns() - began < ns:
+        pass
+    return time.thread_time_ns() - began
 
 
 def test_short_limits_are_looked_at_often_enough() -> None:
