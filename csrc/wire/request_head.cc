@@ -40,17 +40,19 @@ void RequestHead::add(std::string_view name, std::string_view value, std::string
       if (const std::optional<Nanos> timeout = parse_grpc_timeout(value)) {
         timeout_ = *timeout;
       } else {
+        timeout_is_bad_ = true;
         bad_timeout_.assign(value);
       }
       return;
     case 13:
       if (name != "grpc-encoding") break;
-      unknown_encoding_.clear();
+      encoding_is_unknown_ = false;
       if (value == "gzip") {
         encoding_ = Encoding::kGzip;
       } else if (value == "deflate") {
         encoding_ = Encoding::kDeflate;
       } else if (value != "identity") {
+        encoding_is_unknown_ = true;
         unknown_encoding_.assign(value);
       }
       return;
@@ -106,7 +108,7 @@ void RequestHead::reset(Metadata& metadata) {
   }
   metadata.clear();
   if (metadata.capacity() > 4 * kMostSpare) Metadata().swap(metadata);
-  post_ = grpc_ = te_ = false;
+  post_ = grpc_ = te_ = timeout_is_bad_ = encoding_is_unknown_ = false;
   encoding_ = Encoding::kIdentity;
   timeout_ = kNever;
   // Rarely used, so their memory is not worth keeping.
@@ -122,11 +124,11 @@ std::optional<RequestHead::Refusal> RequestHead::refusal() const {
     return Refusal{400, internal_error("the header 'te: trailers' is missing: something on the way drops trailers, "
                                        "without which gRPC cannot answer")};
   }
-  if (!bad_timeout_.empty()) {
+  if (timeout_is_bad_) {
     return Refusal{
         200, internal_error("grpc-timeout '" + bad_timeout_ + "' is not 1 to 8 digits followed by H, M, S, m, u or n")};
   }
-  if (!unknown_encoding_.empty()) {
+  if (encoding_is_unknown_) {
     return Refusal{200,
                    {Code::kUnimplemented,
                     "grpc-encoding '" + unknown_encoding_ + "' is not supported: use identity, gzip or deflate"},

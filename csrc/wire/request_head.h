@@ -40,7 +40,9 @@ class RequestHead {
   bool te_ = false;
   Encoding encoding_ = Encoding::kIdentity;
   Nanos timeout_ = kNever;
-  std::string unknown_encoding_;
+  bool encoding_is_unknown_ = false;
+  bool timeout_is_bad_ = false;
+  std::string unknown_encoding_;  // these may be empty: so are the values then
   std::string bad_timeout_;
   std::string bad_binary_;  // the name of a "-bin" field that is not base64
   Metadata spare_;          // strings with memory to use again

@@ -95,6 +95,20 @@ TEST(RequestHead, NamesWhatItCannotRead) {
   EXPECT_NE(encoding.head.refusal()->status.message().find("'zstd'"), std::string::npos);
 }
 
+TEST(RequestHead, AnEmptyValueIsNoneThatItKnows) {
+  Head h;
+  h.good();
+  h.add("grpc-timeout", "");
+  EXPECT_EQ(h.head.refusal()->status.code(), Code::kInternal);
+  h.head.reset(h.metadata);
+  h.good();
+  h.add("grpc-encoding", "");
+  EXPECT_EQ(h.head.refusal()->status.code(), Code::kUnimplemented);
+  h.head.reset(h.metadata);
+  h.good();
+  EXPECT_FALSE(h.head.refusal());
+}
+
 TEST(RequestHead, UsesTheMemoryOfTheLastRequest) {
   Head h;
   h.good();
