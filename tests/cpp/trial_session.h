@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -180,11 +181,12 @@ class TrialSession final : public Session {
   ~TrialSession() override {
     MutexLock lock(trial_.mutex_);
     --trial_.sessions_;
-    EXPECT_EQ(trial_.inside_, 0) << "a session goes after its runs";
+    EXPECT_EQ(inside_.load(), 0) << "a session goes after its runs";
   }
   const Signature& signature() const override { return signature_; }
 
   Status run(BatchRun& batch) override {
+    const Inside inside(inside_);
     const Tensor& x = batch.inputs[0];
     const Values rows = values_of(x);
     if (Status status = trial_.run(rows, batch.interrupt); !status.ok()) return status;
@@ -218,8 +220,18 @@ class TrialSession final : public Session {
   }
 
  private:
+  // One run of this session, however it ends. Other sessions of the trial may be running meanwhile.
+  struct Inside {
+    explicit Inside(std::atomic<int>& runs) : count(runs) { ++count; }
+    ~Inside() { --count; }
+    Inside(const Inside&) = delete;
+    Inside& operator=(const Inside&) = delete;
+    std::atomic<int>& count;
+  };
+
   Trial& trial_;
   Signature signature_;
+  std::atomic<int> inside_{0};
 };
 
 // Loads a TrialSession whatever the file; a file called "broken" fails.
