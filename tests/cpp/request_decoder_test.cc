@@ -50,7 +50,6 @@ TEST_F(RequestDecoderTest, FillsATicketWithViewsOfTheMessage) {
   EXPECT_EQ(ticket_.model, model_->entry);
   EXPECT_EQ(ticket_.id, "a");
   EXPECT_EQ(ticket_.rows, 2);
-  EXPECT_FALSE(ticket_.timing);
   EXPECT_EQ(ticket_.wanted, (std::vector<std::uint8_t>{1, 0}));
   EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{4, 5}));
   EXPECT_GE(ticket_.inputs[0].data, message_.bytes.data());
@@ -66,38 +65,6 @@ TEST_F(RequestDecoderTest, TypedContentsBecomeATensorOfTheirOwn) {
   EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{-1, 7}));
   EXPECT_EQ(ticket_.inputs[0].shape, (Shape{2, 1}));
   EXPECT_EQ(admit(InferText{.shape = {3, 1}, .typed = true}({-1, 7})).code(), Code::kInvalidArgument);
-}
-
-TEST_F(RequestDecoderTest, TimingIsABool) {
-  ASSERT_TRUE(admit(InferText{.parameters = {{"headrace_timing", true}}}({1})).ok());
-  EXPECT_TRUE(ticket_.timing);
-  ASSERT_TRUE(admit(InferText{.parameters = {{"headrace_timing", false}}}({1})).ok());
-  EXPECT_FALSE(ticket_.timing);
-  std::string text = InferText{}({1});
-  protozero::pbf_writer writer(text);
-  {
-    protozero::pbf_writer entry(writer, 4);
-    entry.add_string(1, "headrace_timing");
-    protozero::pbf_writer choice(entry, 2);
-    choice.add_int64(2, 1);
-  }
-  EXPECT_EQ(admit(text).to_string(), "INVALID_ARGUMENT: request parameter 'headrace_timing' must be a bool_param");
-  EXPECT_EQ(found_, model_.get()) << "known, so that the refusal can be counted";
-}
-
-TEST_F(RequestDecoderTest, WhatIsNotServedIsRefusedByName) {
-  for (const char* name :
-       {"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification"}) {
-    EXPECT_EQ(admit(InferText{.input_parameter = name}({1})).to_string(),
-              std::string("UNIMPLEMENTED: parameter '") + name +
-                  "' of tensor 'x' asks for something that this server does not do; leave it out");
-  }
-  EXPECT_TRUE(admit(InferText{.input_parameter = "other"}({1})).ok());
-}
-
-TEST_F(RequestDecoderTest, AnUnknownModelIsNotCountedAgainstAnybody) {
-  EXPECT_EQ(admit(InferText{.model = "n"}({1})).code(), Code::kNotFound);
-  EXPECT_EQ(found_, nullptr);
 }
 
 TEST_F(RequestDecoderTest, ARefusalLeavesTheMessageItsCharge) {

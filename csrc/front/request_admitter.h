@@ -1,0 +1,59 @@
+// From a decoded request to a ticket: resolve, check parameters, admit, bind. Knows no protocol: whoever decoded the
+// request (protobuf, JSON) says in a RequestSource where the tensors' bytes are. Used by a loop for what is small and
+// by a worker for what is not, so it holds scratch memory and nothing else.
+#pragma once
+
+#include <cstddef>
+
+#include "base/error.h"
+#include "batching/request.h"
+#include "engine/admission.h"
+#include "engine/catalog.h"
+#include "memory/budget.h"
+#include "memory/pool.h"
+#include "wire/infer_codec.h"
+
+namespace headrace {
+
+// A request as its front decoded it. All of it is used within admit() only.
+class RequestSource {
+ public:
+  // `block`: what the inputs' `raw` bytes are views of; a ticket shares it. `charge`: of these bytes against the
+  // process' budget; moved to the ticket that is admitted, left alone otherwise.
+  RequestSource(const wire::InferRequest& request, const Block& block, InflightBudget::Charge& charge)
+      : request_(request), block_(block), charge_(charge) {}
+  RequestSource(const RequestSource&) = delete;
+  RequestSource& operator=(const RequestSource&) = delete;
+
+  // What request().inputs[place], which has no `raw`, holds: a tensor of `dtype` in pooled memory, exactly `elements`
+  // of them (none where the shape says so). INVALID_ARGUMENT names the input and what is wrong with it.
+  virtual Result<Tensor> convert(std::size_t place, DType dtype, std::size_t elements, Pool& pool) const = 0;
+
+  const wire::InferRequest& request() const { return request_; }
+  const Block& block() const { return block_; }
+  InflightBudget::Charge& charge() { return charge_; }
+
+ protected:
+  ~RequestSource() = default;
+
+ private:
+  const wire::InferRequest& request_;
+  const Block& block_;
+  InflightBudget::Charge& charge_;
+};
+
+class RequestAdmitter {
+ public:
+  // Fills the ticket (all but sink, cookies, deadline and time.received) and takes the source's charge over. `model` is
+  // set as soon as it is known, so that a refusal can be counted.
+  Status admit(const Catalog& catalog, RequestSource& source, Pool& pool, Ticket& ticket, Model*& model);
+
+ private:
+  Status check_parameters(const wire::InferRequest& request);
+  Status bind_inputs(const RequestSource& source, Pool& pool);
+
+  Admission admission_;
+  bool timing_ = false;
+};
+
+}  // namespace headrace
