@@ -8,11 +8,7 @@
 namespace headrace {
 
 Connection::Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
-    : loop_(loop),
-      id_(id),
-      token_(token),
-      peer_(std::move(peer)),
-      now_(loop.engine().clock().now()),
+    : Endpoint(loop, id, token, std::move(peer)),
       codec_(loop.options().grpc, loop.engine().pool(), loop.engine().budget(), *this, now_) {}
 
 Connection::~Connection() = default;
@@ -170,7 +166,7 @@ void Connection::run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold,
 
 void Connection::start_job(wire::Call& call, wire::Message message, bool is_infer) {
   auto job = std::make_unique<DecodeJob>();
-  job->connection_id = id_;
+  job->endpoint_id = id_;
   job->call_id = call.stream_id;
   job->request_bytes = message.bytes.size();
   job->message = std::move(message);
@@ -188,7 +184,8 @@ void Connection::start_job(wire::Call& call, wire::Message message, bool is_infe
   set_stage(call, is_infer ? Stage::kInferJob : Stage::kOwnerJob);
 }
 
-void Connection::finish_job(DecodeJob& job) {
+void Connection::finish_job(LoopJob& finished) {
+  auto& job = static_cast<DecodeJob&>(finished);
   wire::Call* call = codec_.find(job.call_id);
   if (call == nullptr) return;
   if (!job.ran) {

@@ -35,12 +35,10 @@ struct OwnerCall {
 
 struct DecodeJob;
 
-class Connection final : private wire::CallHandler {
+class Connection final : public Endpoint, private wire::CallHandler {
  public:
   Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer);
-  ~Connection();
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
+  ~Connection() override;
 
   // All of these return ReadyBits.
   unsigned receive(std::span<const std::byte> bytes);
@@ -51,7 +49,7 @@ class Connection final : private wire::CallHandler {
   unsigned shutdown_notice();
   unsigned shutdown_final();
   unsigned abort_calls(const Status& status);
-  unsigned bits() const;
+  unsigned bits() const override;
 
   void pause_writing();
   // Chunks to be written now; views stay valid as long as their block, other bytes until the next call of any method.
@@ -59,13 +57,9 @@ class Connection final : private wire::CallHandler {
   std::vector<OwnerCall> take_calls();
   std::vector<std::int32_t> take_cancelled();
 
-  std::uint64_t id() const { return id_; }
-  std::uint64_t token() const { return token_; }
   std::size_t open_calls() const { return codec_.open_calls(); }
-  Loop& loop() { return loop_; }
 
  private:
-  friend class Loop;
   enum class Stage : std::uint64_t { kInferWaiting, kInferJob, kInferRunning, kOwnerWaiting, kOwnerJob, kOwnerRunning };
   static constexpr std::size_t kOutputStep = std::size_t{1} << 20;
 
@@ -83,8 +77,10 @@ class Connection final : private wire::CallHandler {
     return {request.model_name, request.model_version, request.id, bytes};
   }
   void refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked = {});
-  void finish_ticket(Ticket& ticket);
-  void finish_job(DecodeJob& job);
+  void finish_ticket(Ticket& ticket) override;
+  void finish_job(LoopJob& finished) override;
+  Nanos next_timeout() const override { return codec_.next_timeout(); }
+  void on_timer(Nanos now) override { codec_.on_timer(now); }
   void hand_to_owner(wire::Call& call, wire::Message message);
   void respond(wire::Call& call, Ticket& ticket);
   // The call's ticket or task goes its way; what comes back of it finds nobody.
@@ -93,14 +89,7 @@ class Connection final : private wire::CallHandler {
   void log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
            std::size_t response_bytes, bool answered = true, const Asked* asked = nullptr);
 
-  Loop& loop_;
-  const std::uint64_t id_;
-  const std::uint64_t token_;
-  const std::string peer_;
   bool paused_ = false;
-  bool touched_ = false;  // in the loop's list of this step
-  Nanos timer_ = kNever;  // the earliest timer that the loop holds for it
-  Nanos now_ = 0;         // of the step in progress
   std::vector<OwnerCall> calls_;
   std::vector<std::int32_t> cancelled_;
   wire::GrpcConnection codec_;  // last: its end calls on_cancelled

@@ -6,19 +6,16 @@
 #include <string>
 
 #include "front/loop.h"
-#include "schedule/worker.h"
 #include "wire/grpc.h"
 
 namespace headrace {
 
-struct DecodeJob final : Job {
-  std::uint64_t connection_id = 0;
+struct DecodeJob final : LoopJob {
   std::int32_t call_id = 0;
   wire::Message message;
   bool infer = false;  // a ModelInferRequest: decode it too
   Engine* engine = nullptr;
   const LoopOptions* options = nullptr;
-  CatalogHold* hold = nullptr;
   std::size_t request_bytes = 0;
   // Results.
   Status status;

@@ -43,7 +43,10 @@ Loop::~Loop() {
   for (Ticket* ticket : spare_tickets_) delete ticket;
 }
 
-std::uint64_t Loop::connect(std::uint64_t token, std::string peer) {
+Endpoint::Endpoint(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
+    : loop_(loop), id_(id), token_(token), peer_(std::move(peer)), now_(loop.engine().clock().now()) {}
+
+std::pair<std::uint64_t, Loop::Slot*> Loop::take_slot() {
   std::uint32_t slot = 0;
   if (free_slots_.empty()) {
     slot = static_cast<std::uint32_t>(slots_.size());
@@ -53,26 +56,35 @@ std::uint64_t Loop::connect(std::uint64_t token, std::string peer) {
     free_slots_.pop_back();
   }
   Slot& entry = slots_[slot];
-  const std::uint64_t id = (static_cast<std::uint64_t>(entry.generation) << 32) | slot;
-  entry.connection = std::make_unique<Connection>(*this, id, token, std::move(peer));
-  ++open_connections_;
-  arm_timer(*entry.connection);
-  return id;
+  return {(static_cast<std::uint64_t>(entry.generation) << 32) | slot, &entry};
 }
 
-Connection* Loop::find(std::uint64_t id) {
+std::uint64_t Loop::open(Slot& slot, std::unique_ptr<Endpoint> endpoint) {
+  slot.endpoint = std::move(endpoint);
+  ++open_connections_;
+  arm_timer(*slot.endpoint);
+  return slot.endpoint->id();
+}
+
+std::uint64_t Loop::connect(std::uint64_t token, std::string peer) {
+  const auto [id, slot] = take_slot();
+  return open(*slot, std::make_unique<Connection>(*this, id, token, std::move(peer)));
+}
+
+Endpoint* Loop::endpoint(std::uint64_t id) {
   if (slot_of(id) >= slots_.size()) return nullptr;
   Slot& entry = slots_[slot_of(id)];
-  return entry.generation == generation_of(id) ? entry.connection.get() : nullptr;
+  return entry.generation == generation_of(id) ? entry.endpoint.get() : nullptr;
 }
 
+Connection* Loop::find(std::uint64_t id) { return static_cast<Connection*>(endpoint(id)); }
+
 void Loop::disconnect(std::uint64_t id) {
-  Connection* connection = find(id);
-  if (connection == nullptr) return;
+  if (endpoint(id) == nullptr) return;
   Slot& entry = slots_[slot_of(id)];
   // Its end cancels what it still has in flight; what has been staged must be known to the engine by then.
   flush();
-  entry.connection.reset();
+  entry.endpoint.reset();
   ++entry.generation;
   free_slots_.push_back(slot_of(id));
   --open_connections_;
@@ -139,13 +151,13 @@ bool Loop::submit_job(Job* job) {
   return true;
 }
 
-void Loop::complete(Completion* completion, std::vector<Connection*>& touched) {
+void Loop::complete(Completion* completion, std::vector<Endpoint*>& touched) {
   --outstanding_;
   if (completion->kind == CompletionKind::kJob) {
-    std::unique_ptr<DecodeJob> job(static_cast<DecodeJob*>(completion));
-    if (Connection* connection = find(job->connection_id); connection != nullptr) {
-      connection->finish_job(*job);
-      if (!std::exchange(connection->touched_, true)) touched.push_back(connection);
+    std::unique_ptr<LoopJob> job(static_cast<LoopJob*>(completion));
+    if (Endpoint* found = endpoint(job->endpoint_id); found != nullptr) {
+      found->finish_job(*job);
+      if (!std::exchange(found->touched_, true)) touched.push_back(found);
     }
     --job->hold->tickets;
     return;
@@ -156,9 +168,9 @@ void Loop::complete(Completion* completion, std::vector<Connection*>& touched) {
     model->counters.unserved(ticket->status.code(), ticket->time.queued != 0,
                              engine_->clock().now() - ticket->time.received);
   }
-  if (Connection* connection = find(ticket->cookie_slot); connection != nullptr) {
-    connection->finish_ticket(*ticket);
-    if (!std::exchange(connection->touched_, true)) touched.push_back(connection);
+  if (Endpoint* found = endpoint(ticket->cookie_slot); found != nullptr) {
+    found->finish_ticket(*ticket);
+    if (!std::exchange(found->touched_, true)) touched.push_back(found);
   }
   --static_cast<CatalogHold*>(ticket->cookie_hold)->tickets;
   recycle(ticket);
@@ -175,25 +187,25 @@ void Loop::drain(std::vector<Ready>& ready) {
   }
   if (backlog_ != nullptr) ring_.wake();
   flush();  // jobs that ended may have staged tickets
-  for (Connection* connection : touched_) {
-    connection->touched_ = false;
-    connection->now_ = now;
-    note(*connection, ready);
+  for (Endpoint* touched : touched_) {
+    touched->touched_ = false;
+    touched->now_ = now;
+    note(*touched, ready);
   }
 }
 
-void Loop::note(Connection& connection, std::vector<Ready>& ready) {
-  arm_timer(connection);
-  if (const unsigned bits = connection.bits(); bits != 0) ready.push_back({connection.token(), bits});
+void Loop::note(Endpoint& endpoint, std::vector<Ready>& ready) {
+  arm_timer(endpoint);
+  if (const unsigned bits = endpoint.bits(); bits != 0) ready.push_back({endpoint.token(), bits});
 }
 
-void Loop::arm_timer(Connection& connection) {
-  // One entry a connection is enough: it is only ever replaced by an earlier one, and a late one is put back when it
+void Loop::arm_timer(Endpoint& endpoint) {
+  // One entry an endpoint is enough: it is only ever replaced by an earlier one, and a late one is put back when it
   // comes up.
-  const Nanos time = connection.codec_.next_timeout();
-  if (time >= connection.timer_) return;
-  connection.timer_ = time;
-  timers_.push_back({time, connection.id()});
+  const Nanos time = endpoint.next_timeout();
+  if (time >= endpoint.timer_) return;
+  endpoint.timer_ = time;
+  timers_.push_back({time, endpoint.id()});
   std::push_heap(timers_.begin(), timers_.end(), std::greater<>());
   // Connections that come and go leave theirs behind; now and then these are thrown out.
   static constexpr std::size_t kStale = 64;
@@ -203,8 +215,8 @@ void Loop::arm_timer(Connection& connection) {
 }
 
 bool Loop::current(const Timer& timer) {
-  const Connection* connection = find(timer.id);
-  return connection != nullptr && connection->timer_ == timer.time;
+  const Endpoint* found = endpoint(timer.id);
+  return found != nullptr && found->timer_ == timer.time;
 }
 
 void Loop::on_timer(std::vector<Ready>& ready) {
@@ -215,18 +227,18 @@ void Loop::on_timer(std::vector<Ready>& ready) {
     std::pop_heap(timers_.begin(), timers_.end(), std::greater<>());
     timers_.pop_back();
     if (!current(timer)) continue;
-    Connection* connection = find(timer.id);
-    connection->timer_ = kNever;
-    connection->now_ = now;
-    connection->codec_.on_timer(now);
-    note(*connection, ready);
+    Endpoint* found = endpoint(timer.id);
+    found->timer_ = kNever;
+    found->now_ = now;
+    found->on_timer(now);
+    note(*found, ready);
   }
 }
 
 void Loop::close() {
   if (std::exchange(closed_, true)) return;
   for (Slot& entry : slots_) {
-    if (entry.connection != nullptr) disconnect(entry.connection->id());
+    if (entry.endpoint != nullptr) disconnect(entry.endpoint->id());
   }
   // Every ticket was cancelled just now, so all of them are on their way; jobs end in milliseconds.
   while (outstanding_ != 0) {

@@ -1,4 +1,4 @@
-// What one event loop owns of the core: its completion ring, its connections by slot and generation, its view of the
+// What one event loop owns of the core: its completion ring, its endpoints by slot and generation, its view of the
 // catalog, its timers. One thread at a time (the loop's); only the ring is written to by others.
 #pragma once
 
@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "engine/completions.h"
 #include "engine/engine.h"
+#include "front/endpoint.h"
 #include "front/request_decoder.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
@@ -79,7 +80,8 @@ class Loop {
 
   // Connections are named by slot and generation, so that a completion for one that is gone finds nothing.
   std::uint64_t connect(std::uint64_t token, std::string peer);
-  Connection* find(std::uint64_t id);
+  Endpoint* endpoint(std::uint64_t id);
+  Connection* find(std::uint64_t id);  // of connect()
   void disconnect(std::uint64_t id);
   std::size_t connections() const { return open_connections_; }
 
@@ -112,7 +114,7 @@ class Loop {
   friend class Connection;
 
   struct Slot {
-    std::unique_ptr<Connection> connection;
+    std::unique_ptr<Endpoint> endpoint;
     std::uint32_t generation = 0;
   };
   struct Timer {
@@ -121,6 +123,8 @@ class Loop {
     bool operator>(const Timer& other) const { return time > other.time; }
   };
 
+  std::pair<std::uint64_t, Slot*> take_slot();
+  std::uint64_t open(Slot& slot, std::unique_ptr<Endpoint> endpoint);
   bool is_method(const std::string& path) const { return methods_.contains(path); }
   CatalogHold& catalog();  // the current one
   Ticket* new_ticket();
@@ -129,10 +133,10 @@ class Loop {
   void stage(Ticket* ticket, CatalogHold& hold, Model& model);
   void flush();
   [[nodiscard]] bool submit_job(Job* job);
-  void arm_timer(Connection& connection);
-  bool current(const Timer& timer);  // its connection is there and still wants it
-  void note(Connection& connection, std::vector<Ready>& ready);
-  void complete(Completion* completion, std::vector<Connection*>& touched);
+  void arm_timer(Endpoint& endpoint);
+  bool current(const Timer& timer);  // its endpoint is there and still wants it
+  void note(Endpoint& endpoint, std::vector<Ready>& ready);
+  void complete(Completion* completion, std::vector<Endpoint*>& touched);
   void log_access(AccessEntry entry);
 
   const std::shared_ptr<Engine> engine_;
@@ -150,7 +154,7 @@ class Loop {
   std::vector<Ticket*> spare_tickets_;
   std::size_t outstanding_ = 0;  // tickets and jobs that have not come back
   std::vector<Timer> timers_;  // a heap, the earliest first; some are of connections that are gone or want another time
-  std::vector<Connection*> touched_;
+  std::vector<Endpoint*> touched_;
   std::deque<AccessEntry> access_log_;
   std::uint64_t access_dropped_ = 0;
   Nanos max_step_ = 0;
