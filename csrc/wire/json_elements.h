@@ -1,0 +1,38 @@
+// A tensor's elements as JSON text, a run at a time: the v2 response writes them all in one array, the predict form row
+// by row.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "memory/tensor.h"
+
+namespace headrace::wire {
+
+class JsonElements {
+ public:
+  // `base64`: BYTES as {"b64": "..."}. The tensor is whole: as many bytes as its shape says.
+  JsonElements(const Tensor& tensor, bool base64);
+  // Appends the next `count` elements with commas between them. INVALID_ARGUMENT, naming output `name`, for BYTES that
+  // are no text.
+  Status append(std::string_view name, std::size_t count, std::string& out);
+  std::size_t left() const { return elements_ - next_; }
+
+ private:
+  template <class Element, class Write>
+  void each(std::size_t count, std::string& out, Write write);
+  Status strings(std::string_view name, std::size_t count, std::string& out);
+
+  const Tensor& tensor_;
+  const bool base64_;
+  std::size_t elements_ = 0;
+  std::size_t next_ = 0;
+  std::size_t offset_ = 0;  // of BYTES: where the next one starts
+};
+
+// About how long the text of all its elements is.
+std::size_t json_data_bytes(const Tensor& tensor);
+
+}  // namespace headrace::wire
