@@ -90,6 +90,7 @@ py::dict snapshot(const EngineHandle& self) {
   pool["bytes_in_use"] = data.pool.bytes_in_use;
   pool["bytes_in_use_peak"] = data.pool.bytes_in_use_peak;
   pool["bytes_retained"] = data.pool.bytes_retained;
+  pool["bytes_waste"] = data.pool.bytes_waste;
   pool["blocks_in_use"] = data.pool.blocks_in_use;
   pool["allocations"] = data.pool.allocations;
   pool["reuses"] = data.pool.reuses;
@@ -187,14 +188,16 @@ void bind_engine(py::module_& module) {
              self.engine->publish(std::move(published));
            })
       .def("snapshot", &snapshot)
-      .def("take_log",
-           [](const EngineHandle& self) {
-             py::list lines;
-             for (const LogLine& line : self.engine->take_log()) {
-               lines.append(py::make_tuple(static_cast<int>(line.level), line.where, line.message));
-             }
-             return lines;
-           })
+      .def(
+          "take_log",
+          [](const EngineHandle& self, std::size_t most) {
+            py::list lines;
+            for (const LogLine& line : self.engine->take_log(most)) {
+              lines.append(py::make_tuple(static_cast<int>(line.level), line.where, line.message));
+            }
+            return lines;
+          },
+          py::pos_only())
       .def("drain",
            [](const EngineHandle& self, double seconds) {
              constexpr double kLongest = 1e9;  // seconds: 31 years

@@ -80,8 +80,8 @@ py::list ready_list(const std::vector<Ready>& ready) {
   return rows;
 }
 
-py::list access_list(Loop& loop, std::uint64_t& dropped) {
-  auto [entries, lost] = loop.take_access_log();
+py::list access_list(Loop& loop, std::size_t most, std::uint64_t& dropped) {
+  auto [entries, lost] = loop.take_access_log(most);
   dropped = lost;
   py::list rows;
   for (const AccessEntry& entry : entries) {
@@ -270,12 +270,14 @@ void bind_loop(py::module_& module) {
              self.get().on_timer(ready);
              return ready_list(ready);
            })
-      .def("take_access_log",
-           [](LoopHandle& self) {
-             std::uint64_t dropped = 0;
-             py::list rows = access_list(self.get(), dropped);
-             return py::make_tuple(rows, dropped);
-           })
+      .def(
+          "take_access_log",
+          [](LoopHandle& self, std::size_t most) {
+            std::uint64_t dropped = 0;
+            py::list rows = access_list(self.get(), most, dropped);
+            return py::make_tuple(rows, dropped);
+          },
+          py::pos_only())
       .def("max_step_ns", [](LoopHandle& self) { return self.loop == nullptr ? Nanos{0} : self.get().max_step(); })
       .def("close", [](LoopHandle& self) {
         if (self.loop == nullptr) return;

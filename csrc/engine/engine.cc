@@ -20,6 +20,17 @@ void release_heap() {
 #endif
 }
 
+// Gives the pool's waste back on the worker's thread. Comes back to itself, and goes.
+struct SweepJob final : Job, CompletionSink {
+  explicit SweepJob(Pool& of) : pool(of) { sink = this; }
+  void run() noexcept override { pool.sweep(); }
+  void deliver(Completion* /*first*/, Completion* /*last*/) noexcept override {
+    if (!ran) pool.sweep();  // the worker was closed first
+    delete this;
+  }
+  Pool& pool;
+};
+
 }  // namespace
 
 Engine::Engine(const EngineOptions& options)
@@ -29,10 +40,21 @@ Engine::Engine(const EngineOptions& options)
       backends_(options.backends),
       catalog_(std::make_shared<const Catalog>()),
       scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock}, pool_)),
-      worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {}
+      worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
+  pool_.on_waste(&Engine::sweep_later, this);
+}
+
+bool Engine::sweep_later(void* engine) {
+  auto& self = *static_cast<Engine*>(engine);
+  auto job = std::make_unique<SweepJob>(self.pool_);
+  if (!self.worker_->submit(job.get())) return false;
+  job.release();  // its own
+  return true;
+}
 
 Engine::~Engine() {
   close();
+  pool_.on_waste(nullptr, nullptr);  // the worker goes before the pool does
   std::shared_ptr<const Catalog> catalog;
   std::vector<std::shared_ptr<Model>> models;
   {
@@ -197,10 +219,11 @@ void Engine::log(void* engine, LogLevel level, std::string_view where, std::stri
   self->log_.push_back({level, std::string(where), std::string(message)});
 }
 
-std::vector<LogLine> Engine::take_log() {
+std::vector<LogLine> Engine::take_log(std::size_t most) {
   MutexLock lock(log_mutex_);
-  std::vector<LogLine> lines(std::make_move_iterator(log_.begin()), std::make_move_iterator(log_.end()));
-  log_.clear();
+  const auto end = log_.begin() + static_cast<std::ptrdiff_t>(std::min(most, log_.size()));
+  std::vector<LogLine> lines(std::make_move_iterator(log_.begin()), std::make_move_iterator(end));
+  log_.erase(log_.begin(), end);
   return lines;
 }
 

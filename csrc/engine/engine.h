@@ -98,7 +98,7 @@ class Engine {
   void close();
 
   Snapshot snapshot() const;
-  std::vector<LogLine> take_log();
+  std::vector<LogLine> take_log(std::size_t most);  // the oldest
 
   Pool& pool() { return pool_; }
   InflightBudget& budget() { return budget_; }
@@ -111,6 +111,7 @@ class Engine {
   static constexpr std::size_t kMaxJobs = 1024;
 
   static void log(void* engine, LogLevel level, std::string_view where, std::string_view message);
+  static bool sweep_later(void* engine);
   Status decide_batching(const ModelSpec& spec, Model& model);
 
   const EngineOptions options_;

@@ -257,10 +257,10 @@ void Loop::log_access(AccessEntry entry) {
   access_log_.push_back(std::move(entry));
 }
 
-std::pair<std::vector<AccessEntry>, std::uint64_t> Loop::take_access_log() {
-  std::vector<AccessEntry> entries(std::make_move_iterator(access_log_.begin()),
-                                   std::make_move_iterator(access_log_.end()));
-  access_log_.clear();
+std::pair<std::vector<AccessEntry>, std::uint64_t> Loop::take_access_log(std::size_t most) {
+  const auto end = access_log_.begin() + static_cast<std::ptrdiff_t>(std::min(most, access_log_.size()));
+  std::vector<AccessEntry> entries(std::make_move_iterator(access_log_.begin()), std::make_move_iterator(end));
+  access_log_.erase(access_log_.begin(), end);
   return {std::move(entries), std::exchange(access_dropped_, 0)};
 }
 

@@ -92,7 +92,8 @@ class Loop {
   // Ends all connections, waits for the tickets and jobs that are out, and lets go of the engine's objects. Idempotent.
   void close();
 
-  std::pair<std::vector<AccessEntry>, std::uint64_t> take_access_log();
+  // The oldest entries, at most so many; and how many were dropped since the last call, for want of room.
+  std::pair<std::vector<AccessEntry>, std::uint64_t> take_access_log(std::size_t most);
   Nanos max_step() const { return max_step_; }
   Engine& engine() { return *engine_; }
   const LoopOptions& options() const { return options_; }

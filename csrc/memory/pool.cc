@@ -25,6 +25,9 @@ namespace {
 
 // Size classes: 64, 128, 192, 256, then four steps to every power of two.
 constexpr std::size_t kClasses = 160;
+constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
+constexpr int kLooks = 8;                  // for room, while other threads come and go
+constexpr std::size_t kTrimmedByOne = 64;  // free blocks that go because one more is kept
 constexpr std::size_t kLargest = std::size_t{1} << 47;
 // From here on a block is a mapping of its own, so that pages which are never touched cost nothing.
 constexpr std::size_t kMapped = Pool::kChargeStep;
@@ -111,6 +114,12 @@ struct Books {
   std::atomic<std::size_t> hand{0};     // where reclaim goes on
   std::atomic<std::size_t> holders{1};  // the pool, and once it is gone the blocks that are left
   std::array<SizeClass, kClasses> classes;
+  Mutex waste_mutex;  // after that of a size class; the callback is called under it
+  Header* waste HEADRACE_GUARDED_BY(waste_mutex) = nullptr;
+  bool sweep_due HEADRACE_GUARDED_BY(waste_mutex) = false;  // somebody was told, and has not begun
+  Pool::WasteCallback callback HEADRACE_GUARDED_BY(waste_mutex) = nullptr;
+  void* callback_context HEADRACE_GUARDED_BY(waste_mutex) = nullptr;
+  std::atomic<std::size_t> wasted{0};  // bytes resident in it
 
   void add_charge(std::size_t bytes) {
     const std::size_t now = charged.fetch_add(bytes, std::memory_order_relaxed) + bytes;
@@ -119,10 +128,17 @@ struct Books {
     }
   }
 
+  // Resident, and not waste.
+  std::size_t kept_resident() const {
+    const std::size_t all = resident.load(std::memory_order_relaxed);
+    const std::size_t gone = wasted.load(std::memory_order_relaxed);
+    return all > gone ? all - gone : 0;  // read apart: other threads go on
+  }
+
   std::size_t retained() const {
     const std::size_t in_use = charged.load(std::memory_order_relaxed);
-    const std::size_t all = resident.load(std::memory_order_relaxed);
-    return all > in_use ? all - in_use : 0;  // read apart: other threads go on
+    const std::size_t all = kept_resident();
+    return all > in_use ? all - in_use : 0;
   }
 
   void release(Header* header) {
@@ -130,38 +146,105 @@ struct Books {
     unmap_block(header);
   }
 
-  // Gives free blocks back to the system until `want` bytes have gone, classes in turn; the first round spares those
-  // that were reused lately. Its cost is that of the bytes wanted, not of all that is free. Returns the bytes given.
-  std::size_t reclaim(std::size_t want) {
+  // A new block; if the system has no addresses, those of the waste are used.
+  Header* map(std::size_t index, bool sparse) {
+    Header* header = map_block(index, sparse);
+    if (header != nullptr || sweep(class_capacity(index)) == 0) return header;
+    return map_block(index, sparse);
+  }
+
+  // Makes the block waste; false where nothing does. `sweep_now`: nobody else will.
+  bool add_waste(Header* header, bool& sweep_now) {
+    if (header->capacity < Pool::kWasteBytes) return false;
+    MutexLock lock(waste_mutex);
+    if (callback == nullptr) return false;
+    ASAN_POISON_MEMORY_REGION(header->data, header->capacity);
+    header->next = std::exchange(waste, header);
+    wasted.fetch_add(header->resident, std::memory_order_relaxed);
+    if (!sweep_due) sweep_now = !(sweep_due = callback(callback_context));
+    return true;
+  }
+
+  // Ends a block that is not kept.
+  void discard(Header* header) {
+    bool sweep_now = false;
+    if (!add_waste(header, sweep_now)) release(header);
+    if (sweep_now) sweep_all();
+  }
+
+  // Gives waste back to the system until `want` bytes have gone; returns the bytes given. They leave the count under
+  // the mutex, so that whoever finds no waste there finds the room.
+  std::size_t sweep(std::size_t want) {
     std::size_t given = 0;
-    for (std::size_t step = 0; step < 2 * kClasses && given < want && retained() != 0; ++step) {
+    while (given < want) {
+      Header* header = nullptr;
+      {
+        MutexLock lock(waste_mutex);
+        header = waste;
+        if (header == nullptr) break;
+        waste = header->next;
+        wasted.fetch_sub(header->resident, std::memory_order_relaxed);
+        resident.fetch_sub(header->resident, std::memory_order_relaxed);
+      }
+      given += header->resident;
+      unmap_block(header);
+    }
+    return given;
+  }
+
+  // Answers the callback: what becomes waste from here on is told anew.
+  void sweep_all() {
+    {
+      MutexLock lock(waste_mutex);
+      sweep_due = false;
+    }
+    sweep(kNoLimit);
+  }
+
+  // Gives free blocks back to the system until `want` bytes have gone, or `most` blocks, classes in turn; the first
+  // round spares those that were reused lately. Its cost is that of the bytes wanted, not of all that is free. Returns
+  // the bytes given. `later`: the large ones become waste. As with the waste, what is in no list is not counted either.
+  std::size_t reclaim(std::size_t want, std::size_t most, bool later) {
+    std::size_t given = 0;
+    bool sweep_now = false;
+    for (std::size_t step = 0; step < 2 * kClasses && given < want && most != 0 && retained() != 0; ++step) {
       SizeClass& size_class = classes[hand.fetch_add(1, std::memory_order_relaxed) % kClasses];
       Header* taken = nullptr;
       {
         MutexLock lock(size_class.mutex);
         if (std::exchange(size_class.reused_lately, false) && step < kClasses) continue;
-        while (size_class.free != nullptr && given < want) {
+        for (; size_class.free != nullptr && given < want && most != 0; --most) {
           Header* header = std::exchange(size_class.free, size_class.free->next);
           --size_class.free_count;
           given += header->resident;
+          if (later && add_waste(header, sweep_now)) continue;
+          resident.fetch_sub(header->resident, std::memory_order_relaxed);
           header->next = std::exchange(taken, header);
         }
       }
-      while (taken != nullptr) release(std::exchange(taken, taken->next));
+      while (taken != nullptr) unmap_block(std::exchange(taken, taken->next));
     }
+    if (sweep_now) sweep_all();
     return given;
   }
 
-  // Makes `bytes` more resident under the cap, at the cost of free blocks where it must.
+  // Makes `bytes` more resident under the cap, at the cost of waste and free blocks where it must.
   bool claim(std::size_t bytes) {
     std::size_t now = resident.load(std::memory_order_relaxed);
-    while (bytes <= cap) {
+    for (int looks = 0; bytes <= cap && looks < kLooks;) {
       if (now + bytes <= cap) {
         if (resident.compare_exchange_weak(now, now + bytes, std::memory_order_relaxed)) return true;
         continue;
       }
-      if (reclaim(now + bytes - cap) == 0) break;
-      now = resident.load(std::memory_order_relaxed);
+      const std::size_t in_use = charged.load(std::memory_order_relaxed);
+      const std::size_t want = now + bytes - cap;
+      std::size_t given = sweep(want);
+      if (given < want) given += reclaim(want - given, kNoLimit, false);
+      const std::size_t before = std::exchange(now, resident.load(std::memory_order_relaxed));
+      if (given != 0) continue;
+      // There was none to give, unless other threads gave some back behind this one's back.
+      if (now == before && charged.load(std::memory_order_relaxed) == in_use) break;
+      ++looks;
     }
     refusals.fetch_add(1, std::memory_order_relaxed);
     return false;
@@ -231,16 +314,16 @@ void give_back(Header* header) {
   // Worth keeping: at least half of it is resident, and it fits among what may be kept.
   bool keep = header->resident >= whole / 2 && header->resident != 0 && header->resident <= books.retain;
   if (keep) {
-    const std::size_t all = books.resident.load(std::memory_order_relaxed);
+    const std::size_t all = books.kept_resident();
     const std::size_t most = in_use + books.retain;
-    if (all > most) keep = books.reclaim(all - most) >= all - most;
+    if (all > most) keep = books.reclaim(all - most, kTrimmedByOne, true) >= all - most;
   }
   // Until in_use is counted down the books cannot go, so that comes last.
   SizeClass& size_class = books.classes[header->size_class];
   if (keep) {
     ASAN_POISON_MEMORY_REGION(header->data, header->capacity);
   } else {
-    books.release(header);
+    books.discard(header);
   }
   bool closed = false;
   {
@@ -274,6 +357,8 @@ Pool::Pool(const PoolOptions& options) : books_(new pool_detail::Books(options.c
 }
 
 Pool::~Pool() {
+  on_waste(nullptr, nullptr);  // a block that goes later goes at once
+  sweep();
   for (pool_detail::SizeClass& size_class : books_->classes) {
     Header* free = nullptr;
     {
@@ -300,7 +385,7 @@ Result<Block> Pool::allocate(std::size_t bytes) {
     return block;
   }
   if (!books_->claim(whole)) return books_->no_room(bytes);
-  Header* header = pool_detail::map_block(index, false);
+  Header* header = books_->map(index, false);
   if (header == nullptr) {
     books_->resident.fetch_sub(whole, std::memory_order_relaxed);
     return books_->no_addresses(bytes);
@@ -315,13 +400,24 @@ Result<Block> Pool::reserve(std::size_t bytes) {
   if (bytes > pool_detail::kLargest) return books_->no_addresses(bytes);
   const std::size_t index = pool_detail::class_of(bytes);
   if (Header* header = books_->reuse(index)) return Block(header);
-  Header* header = pool_detail::map_block(index, true);
+  Header* header = books_->map(index, true);
   if (header == nullptr) return books_->no_addresses(bytes);
   books_->count_new(header);
   return Block(header);
 }
 
-void Pool::trim() { books_->reclaim(static_cast<std::size_t>(-1)); }
+void Pool::trim() {
+  books_->sweep_all();
+  books_->reclaim(pool_detail::kNoLimit, pool_detail::kNoLimit, false);
+}
+
+void Pool::sweep() { books_->sweep_all(); }
+
+void Pool::on_waste(WasteCallback callback, void* context) {
+  MutexLock lock(books_->waste_mutex);
+  books_->callback = callback;
+  books_->callback_context = context;
+}
 
 PoolStats Pool::stats() const {
   PoolStats stats;
@@ -329,6 +425,7 @@ PoolStats Pool::stats() const {
   stats.bytes_in_use = books_->charged.load(std::memory_order_relaxed);
   stats.bytes_in_use_peak = books_->peak.load(std::memory_order_relaxed);
   stats.bytes_retained = books_->retained();
+  stats.bytes_waste = books_->wasted.load(std::memory_order_relaxed);
   stats.refusals = books_->refusals.load(std::memory_order_relaxed);
   for (std::size_t index = 0; index < pool_detail::kClasses; ++index) {
     pool_detail::SizeClass& size_class = books_->classes[index];

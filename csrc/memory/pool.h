@@ -5,7 +5,10 @@
 // Thread-safe. Never blocks on memory: over the cap is RESOURCE_EXHAUSTED at once.
 //
 // Two numbers are kept: what is charged, and what is resident (it has been charged once and was not given back to the
-// system since). The cap bounds what is resident; what is resident and not charged is retained for reuse.
+// system since). The cap bounds what is resident; what is resident and not charged is retained for reuse, or waste.
+//
+// Waste is what the pool will not keep and has not given back yet: giving pages back costs 10 us for each 200 kB, which
+// is not for the thread that drops the block. Its owner is told by the waste callback and calls sweep() elsewhere.
 #pragma once
 
 #include <atomic>
@@ -32,7 +35,7 @@ struct alignas(64) Header {
   std::size_t charged = 0;
   std::size_t resident = 0;
   Books* books = nullptr;
-  Header* next = nullptr;  // in the free list
+  Header* next = nullptr;  // in the free list, or the waste
 };
 
 void give_back(Header* header);
@@ -123,7 +126,9 @@ struct PoolStats {
   std::size_t cap = 0;
   std::size_t bytes_in_use = 0;  // charged
   std::size_t bytes_in_use_peak = 0;
-  std::size_t bytes_retained = 0;  // resident and not charged: free lists, and the uncharged rest of reused blocks
+  // Resident and not charged: free lists, and the uncharged rest of reused blocks. Without the waste.
+  std::size_t bytes_retained = 0;
+  std::size_t bytes_waste = 0;  // resident in blocks that wait for sweep(); they are neither in use nor free
   std::uint64_t blocks_in_use = 0;
   std::uint64_t allocations = 0;  // since the start
   std::uint64_t reuses = 0;       // of them, answered from a free list
@@ -135,6 +140,7 @@ class Pool {
  public:
   static constexpr std::size_t kAlignment = 64;
   static constexpr std::size_t kChargeStep = std::size_t{256} << 10;
+  static constexpr std::size_t kWasteBytes = std::size_t{64} << 10;
 
   explicit Pool(const PoolOptions& options);
   ~Pool();
@@ -146,8 +152,15 @@ class Pool {
   // A block whose addresses are taken but whose bytes are charged by Block::charge as they are used. Refused only
   // when the system has no addresses left.
   Result<Block> reserve(std::size_t bytes);
-  // Gives every free block back to the system.
+  // Gives every free block back to the system, and the waste.
   void trim();
+  // Gives the waste back to the system. Not on an event loop: 10 us for each 200 kB.
+  void sweep();
+  // From now on blocks of kWasteBytes and more that are not kept become waste, and `callback` is told of the first. It
+  // sees to it that sweep() is called soon, from where it may take its time; false: it cannot, and whoever dropped the
+  // block sweeps. Called under a mutex of the pool: it must not use the pool. Null: nothing becomes waste any more.
+  using WasteCallback = bool (*)(void* context);
+  void on_waste(WasteCallback callback, void* context);
   PoolStats stats() const;
 
  private:

@@ -172,13 +172,14 @@ void GrpcConnection::Impl::end_call(CallStream& stream, const Status& status) {
   tell_cancelled(stream, status.code());
 }
 
+// The newest first: were it the oldest, a lane would start the next in line, only to be told to stop.
 void GrpcConnection::Impl::end_all() {
-  for (std::size_t i = 0; i < streams_.size(); ++i) {
-    CallStream& stream = *streams_[i];
-    session_.drop_output(stream);
-    if (!stream.open) continue;
-    close_call(stream);
-    tell_cancelled(stream, Code::kCancelled);
+  for (const std::unique_ptr<CallStream>& stream : streams_) session_.drop_output(*stream);
+  for (const std::int32_t id : open_streams()) {
+    auto* stream = static_cast<CallStream*>(find(id));
+    if (stream == nullptr) continue;
+    close_call(*stream);
+    tell_cancelled(*stream, Code::kCancelled);
   }
 }
 

@@ -120,7 +120,7 @@ class GrpcConnection {
 
   bool wants_close() const;  // nothing more will come of this connection: close it once its output is written
   std::size_t open_calls() const;
-  std::vector<std::int32_t> open_streams() const;  // of the open calls, for find()
+  std::vector<std::int32_t> open_streams() const;  // of the open calls, for find(); the newest first
   std::size_t output_waiting() const;              // response bytes accepted by send() and not yet taken
   std::size_t inflight_bytes() const;              // request bytes charged to this connection
   const GrpcCounters& counters() const;

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <array>
+#include <functional>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -145,6 +147,7 @@ std::vector<std::int32_t> GrpcConnection::Impl::open_streams() const {
   for (const auto& stream : streams_) {
     if (stream->open) ids.push_back(stream->stream_id);
   }
+  std::sort(ids.begin(), ids.end(), std::greater<>());
   return ids;
 }
 

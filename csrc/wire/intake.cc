@@ -93,8 +93,8 @@ MessageIntake::Step MessageIntake::feed(IntakeContext& context, Encoding encodin
     } else if (!aligned_) {
       take = std::min(take, kLookAgain);
     }
-    if (got_ + take > charged_) {
-      refusal = grow(context, got_ + take);
+    if (got_ + take > charged_ || (first_ && got_ + take > kFirstBytes)) {
+      refusal = make_room(context, got_ + take);
       if (!refusal.ok()) {
         reset(context);
         return Step::kRefused;
@@ -132,9 +132,9 @@ Status MessageIntake::begin(IntakeContext& context, Encoding encoding, std::size
   }
   if (size_ == 0) return {};
   aligned_ = size_ < kLargeField || encoding_ != Encoding::kIdentity;
-  const std::size_t room = size_ + (aligned_ ? 0 : Pool::kAlignment - 1);
   const bool small = size_ <= InflightBudget::kSmallMessage;
-  Result<Block> block = small ? context.pool.allocate(room) : context.pool.reserve(room);
+  first_ = size_ > kFirstBytes && here <= kFirstBytes;
+  Result<Block> block = first_ ? context.pool.allocate(kFirstBytes + Pool::kAlignment) : whole_block(context);
   if (!block.ok()) return block.status();
   block_ = std::move(*block);
   if (small && here >= size_) {
@@ -147,6 +147,24 @@ Status MessageIntake::begin(IntakeContext& context, Encoding encoding, std::size
   return small ? grow(context, size_) : Status();
 }
 
+Result<Block> MessageIntake::whole_block(IntakeContext& context) const {
+  const std::size_t room = size_ + (aligned_ ? offset_ : Pool::kAlignment - 1);
+  return size_ <= InflightBudget::kSmallMessage ? context.pool.allocate(room) : context.pool.reserve(room);
+}
+
+Status MessageIntake::make_room(IntakeContext& context, std::size_t upto) {
+  if (upto > charged_) {
+    if (Status status = grow(context, upto); !status.ok()) return status;
+  }
+  if (!first_ || upto <= kFirstBytes) return {};
+  Result<Block> block = whole_block(context);
+  if (!block.ok()) return block.status();
+  std::memcpy(block->data() + offset_, block_.data() + offset_, got_);
+  block_ = std::move(*block);
+  first_ = false;
+  return charge_block();
+}
+
 // Charges what has come, in steps, to the connection, the process and the pool.
 Status MessageIntake::grow(IntakeContext& context, std::size_t upto) {
   const std::size_t steps = (upto + Pool::kChargeStep - 1) / Pool::kChargeStep;
@@ -154,8 +172,12 @@ Status MessageIntake::grow(IntakeContext& context, std::size_t upto) {
   Status capped = charge_connection(context, upto - charged_);
   if (!capped.ok()) return capped;
   if (!charge_.raise(upto)) return no_room(context);
+  return first_ ? Status() : charge_block();
+}
+
+Status MessageIntake::charge_block() {
   // The spare bytes before an aligned payload count too, from the start.
-  if (!block_.charge(std::min(block_.capacity(), upto + Pool::kAlignment - 1))) {
+  if (!block_.charge(std::min(block_.capacity(), charged_ + Pool::kAlignment - 1))) {
     return resource_exhausted("no memory for a message of " + std::to_string(size_) +
                               " bytes: the pool is at its cap (--pool-bytes); try again later");
   }
@@ -194,6 +216,7 @@ void MessageIntake::align() {
 void MessageIntake::reset(IntakeContext& context) {
   context.inflight_bytes -= charged_;
   prefix_size_ = size_ = got_ = charged_ = 0;
+  first_ = false;
   block_.reset();
   charge_.release();
 }

@@ -1,5 +1,6 @@
 // The messages of one stream as they arrive: length prefix, block, charge, bytes. Each body is copied once, from the
-// read buffer into its block, whose addresses are taken at the prefix and whose bytes are charged as they come.
+// read buffer into its block, whose bytes are charged as they come. The first few bytes of a message that stays away
+// lie in a small block: a mapping for each of a thousand prefixes would be a long step.
 #pragma once
 
 #include <array>
@@ -51,9 +52,13 @@ class MessageIntake {
  private:
   static constexpr std::size_t kPrefix = 5;
   static constexpr std::size_t kLargeField = 4096;  // its payload is worth aligning
+  static constexpr std::size_t kFirstBytes = 4096 - Pool::kAlignment;
 
   Status begin(IntakeContext& context, Encoding encoding, std::size_t here);
   Status grow(IntakeContext& context, std::size_t upto);
+  Result<Block> whole_block(IntakeContext& context) const;
+  Status make_room(IntakeContext& context, std::size_t upto);
+  Status charge_block();
   Status charge_connection(IntakeContext& context, std::size_t bytes);
   Status no_room(const IntakeContext& context) const;
   void align();
@@ -65,6 +70,7 @@ class MessageIntake {
   std::size_t charged_ = 0;
   std::size_t offset_ = 0;  // of the body in its block
   bool aligned_ = true;     // the offset is final
+  bool first_ = false;      // the block is one for the first bytes, not for the whole message
   Encoding encoding_ = Encoding::kIdentity;
   Block block_;
   InflightBudget::Charge charge_;

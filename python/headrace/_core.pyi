@@ -120,6 +120,7 @@ class PoolStats(TypedDict):
     bytes_in_use: int
     bytes_in_use_peak: int
     bytes_retained: int
+    bytes_waste: int
     blocks_in_use: int
     allocations: int
     reuses: int
@@ -168,9 +169,9 @@ class Engine:
         session."""
     def publish(self, catalog: Catalog) -> None: ...
     def snapshot(self) -> Snapshot: ...
-    def take_log(self) -> list[tuple[int, str, str]]:
-        """The runtime's own log lines since the last call: (0 verbose .. 4 fatal, where, message). Bounded: the
-        oldest are dropped."""
+    def take_log(self, most: int, /) -> list[tuple[int, str, str]]:
+        """The oldest of the runtime's own log lines, at most `most`: (0 verbose .. 4 fatal, where, message). Bounded:
+        the oldest are dropped."""
     def drain(self, seconds: float) -> bool:
         """Waits until no ticket is in flight; False when time ran out."""
     def close(self) -> None:
@@ -216,8 +217,9 @@ class Loop:
         """Seconds from now until `on_timer` is due; None: never."""
     def on_timer(self) -> list[tuple[int, int]]:
         """As drain."""
-    def take_access_log(self) -> tuple[list[AccessEntry], int]:
-        """Entries since the last call, and how many were dropped because 65,536 were waiting."""
+    def take_access_log(self, most: int, /) -> tuple[list[AccessEntry], int]:
+        """The oldest entries, at most `most`, and how many were dropped since the last call because 65,536 were
+        waiting."""
     def max_step_ns(self) -> int:
         """Longest thread CPU time of one call into this loop or its connections, with measure_steps; else 0."""
     def close(self) -> None:

@@ -24,6 +24,8 @@ log = logging.getLogger("headrace.listener")
 
 _BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
 _ACCEPTS = 64  # in one step of the loop
+_ENDS = 64  # connections told that the server goes, in one step of the loop
+_ENDED_CALLS = 512  # open calls of theirs
 _REFUSALS = 256  # connections over the bound that are told so at one time; more are just closed
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RETRY_SECONDS = 0.5  # after accept had no descriptor
@@ -94,27 +96,38 @@ class Seat:
         returns how many those were. The listener is closed by now."""
         self._draining = True
         await asyncio.gather(*self._arrivals)
-        for protocol in list(self._protocols):
-            if isinstance(protocol, GrpcProtocol):
-                protocol.shutdown_notice()
-            else:
-                protocol.shutdown()
+        await self._tell(_notice)
         if not await self._wait_empty(_NOTICE_SECONDS):
-            for protocol in self._grpc():
-                protocol.shutdown_final()
+            await self._tell(_final)
         if await self._wait_empty(seconds):
             return 0
-        aborted = sum(protocol.open_calls for protocol in self._grpc())
-        for protocol in self._grpc():
-            protocol.abort_calls("the server is shutting down, and the time for it (--drain-seconds) is over")
+        aborted = sum(protocol.open_calls for protocol in self._protocols if isinstance(protocol, GrpcProtocol))
+        await self._tell(_abort_calls)
         await self._wait_empty(_FLUSH_SECONDS)
-        for protocol in list(self._protocols):
-            protocol.abort()
+        await self._tell(_abort)
         await self._wait_empty(_FLUSH_SECONDS)
         return aborted
 
-    def _grpc(self) -> list[GrpcProtocol]:
-        return [protocol for protocol in self._protocols if isinstance(protocol, GrpcProtocol)]
+    async def _tell(self, tell: Callable[[Protocol], None]) -> None:
+        # In steps: there may be ten thousand, with a thousand calls each.
+        step: list[Protocol] = []
+        calls = 0
+        for protocol in list(self._protocols):
+            step.append(protocol)
+            calls += protocol.open_calls if isinstance(protocol, GrpcProtocol) else 0
+            if len(step) == _ENDS or calls >= _ENDED_CALLS:
+                await self._tell_these(tell, step)
+                step, calls = [], 0
+        await self._tell_these(tell, step)
+
+    async def _tell_these(self, tell: Callable[[Protocol], None], protocols: list[Protocol]) -> None:
+        def step() -> None:
+            for protocol in protocols:
+                if protocol in self._protocols:
+                    tell(protocol)
+
+        self.port.measured("goodbye", step)()
+        await asyncio.sleep(0)
 
     async def _wait_empty(self, seconds: float) -> bool:
         if not self._protocols:
@@ -129,6 +142,27 @@ class Seat:
     async def close(self) -> None:
         """Detaches from the core. The engine has answered everything by now."""
         self.port.close()
+
+
+def _notice(protocol: Protocol) -> None:
+    if isinstance(protocol, GrpcProtocol):
+        protocol.shutdown_notice()
+    else:
+        protocol.shutdown()
+
+
+def _final(protocol: Protocol) -> None:
+    if isinstance(protocol, GrpcProtocol):
+        protocol.shutdown_final()
+
+
+def _abort_calls(protocol: Protocol) -> None:
+    if isinstance(protocol, GrpcProtocol):
+        protocol.abort_calls("the server is shutting down, and the time for it (--drain-seconds) is over")
+
+
+def _abort(protocol: Protocol) -> None:
+    protocol.abort()
 
 
 class Listener:

@@ -392,6 +392,45 @@ TEST_F(EngineTest, AThousandTicketsInFlightComeBackToALoopThatCloses) {
   }
 }
 
+// Blocks that the pool will not keep are unmapped by the worker, not by the thread that drops them, which may be a
+// loop's.
+TEST_F(EngineTest, TheWorkerSweepsThePool) {
+  start();
+  const auto waste = [&] {
+    std::vector<Block> blocks;
+    for (int i = 0; i < 10; ++i) {
+      Result<Block> block = engine_->pool().reserve(std::size_t{4} << 20);
+      EXPECT_TRUE(block.ok() && block->charge(1));
+      blocks.push_back(std::move(*block));
+    }
+  };
+  struct Held final : Job, CompletionSink {
+    Held() { sink = this; }
+    void run() noexcept override {
+      inside = true;
+      inside.notify_one();
+      open.wait(false);
+    }
+    void deliver(Completion* /*first*/, Completion* /*last*/) noexcept override {}
+    std::atomic<bool> inside = false;
+    std::atomic<bool> open = false;
+  } held;
+  ASSERT_TRUE(engine_->worker().submit(&held));
+  held.inside.wait(false);
+  waste();
+  EXPECT_EQ(engine_->worker().waiting(), 1U) << "one job for all ten";
+  EXPECT_EQ(engine_->snapshot().pool.bytes_waste, 10 * Pool::kChargeStep);
+  EXPECT_EQ(engine_->snapshot().pool.blocks_in_use, 0U);
+  held.open = true;
+  held.open.notify_one();
+  while (engine_->snapshot().pool.bytes_waste != 0) std::this_thread::yield();
+  waste();
+  engine_->close();
+  EXPECT_EQ(engine_->snapshot().pool.bytes_waste, 0U) << "what the worker had not come to";
+  waste();
+  EXPECT_EQ(engine_->snapshot().pool.bytes_waste, 0U) << "without a worker at once";
+}
+
 TEST_F(EngineTest, ModelsComeAndGoUnderLoad) {
   options_.clock = nullptr;
   start();

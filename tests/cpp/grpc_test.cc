@@ -217,6 +217,25 @@ TEST(Grpc, TheEndOfTheConnectionCancelsAll) {
   EXPECT_EQ(wire.connection->next_timeout(), kNever);
 }
 
+// A lane that has come to the end of a batch would else start the next oldest, only to be told to stop.
+TEST(Grpc, TheNewestCallIsCancelledFirst) {
+  GrpcWire wire;
+  wire.handler.answers = false;
+  const std::int32_t gone = wire.client.call("/s/m", "x");
+  std::vector<std::int32_t> newest_first;
+  for (int i = 0; i < 3; ++i) newest_first.insert(newest_first.begin(), wire.client.call("/s/m", "x"));
+  wire.exchange();
+  wire.connection->finish(*wire.connection->find(gone), Status());
+  wire.exchange();
+  newest_first.insert(newest_first.begin(), wire.client.call("/s/m", "x"));  // in the place of the first
+  wire.exchange();
+  EXPECT_EQ(wire.connection->open_streams(), newest_first);
+  std::vector<std::int32_t> cancelled;
+  wire.handler.when_cancelled = [&](wire::Call& call, Code) { cancelled.push_back(call.stream_id); };
+  wire.connection->receive_eof(wire.now);
+  EXPECT_EQ(cancelled, newest_first);
+}
+
 TEST(Grpc, TheDestructorCancelsAll) {
   GrpcWire wire;
   wire.handler.answers = false;

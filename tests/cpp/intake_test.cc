@@ -145,6 +145,30 @@ TEST_F(Intake, ChargesInStepsAndNoMore) {
   EXPECT_EQ(message.charge.bytes(), 1'000'000u);
 }
 
+// A peer that sends prefixes costs a small block each, whatever the prefix says; the rest of the way is as always.
+TEST_F(Intake, TheFirstBytesLieInASmallBlock) {
+  for (const std::size_t size : {5'000u, 60'000u, 200'000u, 1'000'000u, 60'000'000u}) {
+    for (const std::size_t have : {1u, 200u, 4032u}) {
+      const std::string bytes = framed(std::string(size, 'x'));
+      Message message;
+      ASSERT_EQ(feed(bytes.substr(0, 5), message), MessageIntake::Step::kMore);
+      ASSERT_EQ(feed(bytes.substr(5, have), message), MessageIntake::Step::kMore);
+      EXPECT_LE(pool.stats().bytes_in_use, 4096 + Pool::kAlignment + sizeof(pool_detail::Header)) << size;
+      EXPECT_EQ(context.inflight_bytes, std::min(size, Pool::kChargeStep)) << "of the connection it is charged as ever";
+      ASSERT_EQ(feed(bytes.substr(5 + have, 4033 - have), message), MessageIntake::Step::kMore);
+      EXPECT_GE(pool.stats().bytes_in_use, std::min(size, Pool::kChargeStep));
+      if (size > 1'000'000) {
+        intake.reset(context);
+      } else {
+        ASSERT_EQ(feed(bytes.substr(5 + 4033), message), MessageIntake::Step::kMessage);
+        ASSERT_EQ(message.bytes.size(), size);
+        ASSERT_EQ(text_of(message), bytes.substr(5));
+        context.inflight_bytes -= size;
+      }
+    }
+  }
+}
+
 TEST_F(Intake, ResetGivesAllBack) {
   for (const std::size_t have : {3u, 5u, 6u, 300'000u}) {
     Message message;

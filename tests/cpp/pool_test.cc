@@ -1,8 +1,6 @@
 #include "memory/pool.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
@@ -13,49 +11,19 @@
 #include <vector>
 
 #include "base/sync.h"
+#include "pool_fixture.h"
 
 namespace headrace {
 namespace {
 
-constexpr std::size_t kKiB = std::size_t{1} << 10;
-constexpr std::size_t kMiB = std::size_t{1} << 20;
-constexpr std::size_t kStep = Pool::kChargeStep;
-
-PoolOptions limits(std::size_t cap, std::size_t retain) {
-  PoolOptions options;
-  options.cap = cap;
-  options.retain = retain;
-  return options;
-}
-
-Block take(Pool& pool, std::size_t bytes) {
-  Result<Block> block = pool.allocate(bytes);
-  EXPECT_TRUE(block) << block.status().to_string();
-  return block ? std::move(*block) : Block();
-}
-
-Block take_addresses(Pool& pool, std::size_t bytes) {
-  Result<Block> block = pool.reserve(bytes);
-  EXPECT_TRUE(block) << block.status().to_string();
-  return block ? std::move(*block) : Block();
-}
-
-void expect_zero(const Pool& pool) {
-  const PoolStats stats = pool.stats();
-  EXPECT_EQ(stats.bytes_in_use, 0U);
-  EXPECT_EQ(stats.blocks_in_use, 0U);
-  EXPECT_LE(stats.bytes_retained, stats.cap);
-}
-
-// Pages of [data, data + bytes) that the system really holds.
-std::size_t resident_bytes(const std::byte* data, std::size_t bytes) {
-  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  std::vector<unsigned char> pages(bytes / page);
-  EXPECT_EQ(::mincore(const_cast<std::byte*>(data), bytes, pages.data()), 0);
-  std::size_t count = 0;
-  for (const unsigned char flags : pages) count += flags & 1U;
-  return count * page;
-}
+using testing::expect_zero;
+using testing::kKiB;
+using testing::kMiB;
+using testing::kStep;
+using testing::limits;
+using testing::resident_bytes;
+using testing::take;
+using testing::take_addresses;
 
 TEST(Pool, BlocksAreAlignedAndLargeEnough) {
   Pool pool(PoolOptions{});

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Coroutine
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -91,8 +92,9 @@ class FakeLoop:
         self.due = None
         return self.ready
 
-    def take_access_log(self) -> tuple[list[Any], int]:
-        return self.entries, 0
+    def take_access_log(self, most: int, /) -> tuple[list[Any], int]:
+        taken, self.entries = self.entries[:most], self.entries[most:]
+        return taken, 0
 
     def max_step_ns(self) -> int:
         return 0
@@ -115,7 +117,7 @@ class FakeDoor:
 
 def port(**flags: object) -> tuple[LoopPort, FakeLoop]:
     settings = config.resolve(flags, host=HOST)
-    whole = SimpleNamespace(core=None, config=settings, log_runtime_lines=lambda: None)
+    whole = SimpleNamespace(core=None, config=settings, log_runtime_lines=lambda: False)
     made = LoopPort(cast(Any, whole), asyncio.get_running_loop(), methods=["/a/B"])
     return made, cast(Any, made)._core
 
@@ -189,6 +191,34 @@ def test_steps_are_measured_by_kind_and_by_turn(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.INFO, "headrace.engine"):
         run(work())
     assert re.search(r"in ms of CPU: completions [\d.]+, core [\d.]+, read [\d.]+, turn [\d.]+", caplog.text)
+
+
+def test_the_access_log_is_written_in_steps_and_none_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    def written() -> int:
+        return sum(record.name == "headrace.access" for record in caplog.records)
+
+    async def work() -> None:
+        made, core = port(access_log=True)
+        door = FakeDoor()
+        token, _ = made.connect(door, "a")
+        core.entries = [ENTRY] * 1000
+        core.due = 0.0
+        core.ready = [(token, 8)]
+        made.arm()
+        await door.told.wait()
+        seen = [written()]
+        while core.entries:  # each turn of the loop writes some, and others have theirs between
+            await asyncio.sleep(0)
+            seen.append(written())
+        steps = [after - before for before, after in pairwise(seen)]
+        assert 0 < max(seen[0], *steps) <= 32
+        assert written() == 1000
+        core.entries = [ENTRY] * 300
+        made.close()
+        assert written() == 1300
+
+    with caplog.at_level(logging.INFO, "headrace.access"):
+        run(work())
 
 
 def burn(ns: int) -> int:

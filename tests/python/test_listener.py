@@ -10,6 +10,7 @@ import pytest
 
 from headrace import config
 from headrace.errors import StartError
+from headrace.grpc_server import GrpcProtocol
 from headrace.listener import Listener, Seat
 
 HOST = config.Host(cores=2, memory_bytes=8 * config.GIB)
@@ -163,5 +164,83 @@ def test_an_address_that_is_none() -> None:
             open_port(listener(host="no.such.host.invalid"))
         with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1"):
             open_port(listener(host="192.0.2.1"))
+
+    run(work())
+
+
+class FakeProtocol(GrpcProtocol):
+    """A connection that remembers what it was told, and ends when it has been told enough."""
+
+    def __init__(self, seat: Seat, told: list[str], *, calls: int = 0, ends_at: str = "final") -> None:
+        self._seat, self._told, self._open, self._ends_at = seat, told, calls, ends_at
+
+    def _hear(self, word: str) -> None:
+        self._told.append(word)
+        if word == self._ends_at:
+            self._seat.gone(self)
+
+    @property
+    def open_calls(self) -> int:
+        return self._open
+
+    def shutdown_notice(self) -> None:
+        self._hear("notice")
+
+    def shutdown_final(self) -> None:
+        self._hear("final")
+
+    def abort_calls(self, message: str) -> None:
+        assert "--drain-seconds" in message
+        self._hear("abort_calls")
+
+    def abort(self) -> None:
+        self._hear("abort")
+
+
+class FakePort:
+    """Counts what is said in each step."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+        self.steps: list[int] = []
+
+    def measured(self, kind: str, step: Any) -> Any:
+        def run_step() -> None:
+            before = len(self.told)
+            step()
+            self.steps.append(len(self.told) - before)
+
+        assert kind == "goodbye"
+        return run_step
+
+
+def test_drain_tells_a_thousand_connections_in_steps() -> None:
+    async def work() -> None:
+        told: list[str] = []
+        port = FakePort(told)
+        seat = Seat(asyncio.get_running_loop(), cast(Any, port))
+        seat._protocols.update(FakeProtocol(seat, told) for _ in range(1000))
+        assert await seat.drain(20) == 0
+        assert (told.count("notice"), told.count("final")) == (1000, 1000)
+        assert max(port.steps) == 64
+        assert len(port.steps) >= 32
+
+    run(work())
+
+
+def test_drain_ends_the_calls_of_few_connections_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.listener._NOTICE_SECONDS", 0.001)
+    monkeypatch.setattr("headrace.listener._FLUSH_SECONDS", 0.001)
+
+    async def work() -> None:
+        told: list[str] = []
+        port = FakePort(told)
+        seat = Seat(asyncio.get_running_loop(), cast(Any, port))
+        seat._protocols.update(FakeProtocol(seat, told, calls=300, ends_at="abort") for _ in range(10))
+        assert await seat.drain(0.001) == 3000
+        assert {word: told.count(word) for word in set(told)} == dict.fromkeys(
+            ["notice", "final", "abort_calls", "abort"], 10
+        )
+        assert max(port.steps) == 2
 
     run(work())
