@@ -121,12 +121,11 @@ Verdict round_to(const Format& format, std::uint64_t digits, std::int64_t expone
   high += middle < upper.low ? 1U : 0U;
   std::uint64_t low = lower.low;
   int binary = power.exponent + static_cast<int>(exponent) + 64 - shift;  // if the product's first bit is set
-  if ((high >> 63) == 0) {
-    high = high << 1 | middle >> 63;
-    middle = middle << 1 | low >> 63;
-    low <<= 1;
-    --binary;
-  }
+  const auto up_by = static_cast<int>(1 - (high >> 63));                  // no branch: it is set about as often as not
+  high = high << up_by | (middle >> 63 & static_cast<std::uint64_t>(up_by));
+  middle = middle << up_by | (low >> 63 & static_cast<std::uint64_t>(up_by));
+  low <<= up_by;
+  binary -= up_by;
   // The table's error adds less than `digits`, so less than 2^64, or 2^65 where it was shifted: two of middle.
 
   const int kept = binary >= format.min_exponent ? format.precision : format.precision - (format.min_exponent - binary);

@@ -22,9 +22,10 @@ struct Decimal {
 namespace decimal_detail {
 
 inline constexpr std::uint64_t kPowersOfTen[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000};
+// Exact as a double, and not in the middle of what is common: numbers printed in full have 16 or 17 digits.
+inline constexpr std::uint64_t kFewDigits = 1000000000000000U;
 inline constexpr double kExactDoubles[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                            1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-inline constexpr float kExactFloats[] = {1e0F, 1e1F, 1e2F, 1e3F, 1e4F, 1e5F, 1e6F, 1e7F, 1e8F, 1e9F, 1e10F};
 
 // Eight digits, the first in the lowest byte, each 0 to 9: pairs, then fours, then all, side by side in one word.
 inline std::uint64_t eight_digits(std::uint64_t word) {
@@ -41,14 +42,13 @@ inline const char* digit_run(const char* at, const char* end, std::uint64_t& val
     std::memcpy(&word, at, sizeof(word));
     word ^= 0x3030303030303030U;  // digits become 0 to 9, all else becomes more
     const std::uint64_t others = (((word & kLow) + 0x7676767676767676U) | word) & ~kLow;
-    if (others == 0) {
-      value = value * 100000000U + eight_digits(word);
-      at += 8;
-      continue;
-    }
-    const auto count = static_cast<unsigned>(std::countr_zero(others)) / 8;
-    if (count != 0) value = value * kPowersOfTen[count] + eight_digits(word << (64 - 8 * count));
-    return at + count;
+    // No branch upon how many of the eight are digits: numbers of one array end anywhere.
+    const auto count =
+        static_cast<unsigned>(std::countr_zero(others | std::uint64_t{1} << 63)) / 8 + (others == 0 ? 1U : 0U);
+    const unsigned half = 32 - 4 * count;
+    value = value * kPowersOfTen[count] + eight_digits(word << half << half);
+    at += count;
+    if (count != 8) return at;
   }
   for (; at != end && static_cast<unsigned char>(*at - '0') < 10; ++at) {
     value = value * 10 + static_cast<unsigned char>(*at - '0');
@@ -65,16 +65,14 @@ void cut_digits(const char* first, const char* last, Decimal& decimal);
 inline const char* scan_decimal(const char* at, const char* end, Decimal& decimal) {
   const auto digit = [&](const char* place) { return place != end && static_cast<unsigned char>(*place - '0') < 10; };
   decimal.negative = at != end && *at == '-';
-  if (decimal.negative) ++at;
-  if (!digit(at)) return nullptr;
+  at += decimal.negative ? 1 : 0;
   const char* const first = at;
-  std::uint64_t value = static_cast<unsigned char>(*at++ - '0');
-  if (value == 0) {
-    if (digit(at)) return nullptr;  // no leading zeros
-  } else {
-    for (; digit(at); ++at) value = value * 10 + static_cast<unsigned char>(*at - '0');
-  }
+  std::uint64_t value = 0;
+  for (; digit(at); ++at) value = value * 10 + static_cast<unsigned char>(*at - '0');
   std::ptrdiff_t count = at - first;
+  if (count == 0 || (*first == '0' && count != 1)) [[unlikely]] {
+    return nullptr;  // no digits, or a leading zero
+  }
   std::int64_t exponent = 0;
   decimal.integer = true;
   if (at != end && *at == '.') {
@@ -117,23 +115,30 @@ bool settle_bf16(const Decimal& decimal, std::string_view text, std::uint16_t& b
 
 // A product or quotient of two numbers that are exact is rounded once.
 inline bool to_double(const Decimal& decimal, std::string_view text, double& value) {
-  if (decimal.digits <= (std::uint64_t{1} << 53) && decimal.exponent >= -22 && decimal.exponent <= 22 && !decimal.cut) {
+  if (decimal.digits < decimal_detail::kFewDigits && decimal.exponent >= -22 && decimal.exponent <= 22 &&
+      !decimal.cut) {
     const auto digits = static_cast<double>(decimal.digits);
     const double magnitude = decimal.exponent < 0 ? digits / decimal_detail::kExactDoubles[-decimal.exponent]
                                                   : digits * decimal_detail::kExactDoubles[decimal.exponent];
-    value = decimal.negative ? -magnitude : magnitude;
+    const std::uint64_t sign = std::uint64_t{decimal.negative} << 63;  // no branch: signs cannot be foreseen
+    value = std::bit_cast<double>(std::bit_cast<std::uint64_t>(magnitude) | sign);
     return true;
   }
   return settle_double(decimal, text, value);
 }
 
 inline bool to_float(const Decimal& decimal, std::string_view text, float& value) {
-  if (decimal.digits <= (std::uint64_t{1} << 24) && decimal.exponent >= -10 && decimal.exponent <= 10 && !decimal.cut) {
-    const auto digits = static_cast<float>(decimal.digits);
-    const float magnitude = decimal.exponent < 0 ? digits / decimal_detail::kExactFloats[-decimal.exponent]
-                                                 : digits * decimal_detail::kExactFloats[decimal.exponent];
-    value = decimal.negative ? -magnitude : magnitude;
-    return true;
+  if (decimal.digits < decimal_detail::kFewDigits && decimal.exponent >= -22 && decimal.exponent <= 22 &&
+      !decimal.cut) {
+    // The double nearest to the decimal lies on the decimal's side of every middle between two floats, unless it is
+    // such a middle. (Not so near 0, where floats have fewer bits: 10^-22 is far from there, and 10^38 from the end.)
+    double wide = 0;
+    if (!to_double(decimal, text, wide)) return false;
+    constexpr std::uint64_t kBelowFloat = 0x1FFFFFFF;
+    if ((std::bit_cast<std::uint64_t>(wide) & kBelowFloat) != 0x10000000) {
+      value = static_cast<float>(wide);
+      return true;
+    }
   }
   return settle_float(decimal, text, value);
 }

@@ -118,9 +118,11 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
     }
     text += ",\"data\":[";
     JsonElements elements(*output.tensor, forms[i] == OutputForm::kBase64);
-    if (Status status = elements.append(output.name, elements.left(), text); !status.ok()) {
+    if (!elements.append(elements.left(), text)) {
       out.clear();
-      return status;
+      return invalid_argument("output '" + std::string(output.name) + "': element " + std::to_string(elements.next()) +
+                              " is not UTF-8, so JSON cannot hold it; ask for it as binary (parameter binary_data: "
+                              "true, the binary tensor data extension) or as base64 (parameter b64: true)");
     }
     text += "]}";
   }

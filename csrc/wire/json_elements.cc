@@ -172,8 +172,8 @@ void JsonElements::each(std::size_t count, std::string& out, Write write) {
   }
 }
 
-Status JsonElements::strings(std::string_view name, std::size_t count, std::string& out) {
-  for (std::size_t i = 0; i < count; ++i) {
+bool JsonElements::strings(std::size_t count, std::string& out) {
+  for (std::size_t i = 0; i < count; ++i, ++next_) {
     if (i != 0) out += ',';
     std::uint32_t size = 0;
     HEADRACE_CHECK(tensor_.size - offset_ >= sizeof(size));
@@ -187,16 +187,13 @@ Status JsonElements::strings(std::string_view name, std::size_t count, std::stri
     } else if (is_utf8(value)) {
       append_json_string(value, out);
     } else {
-      return invalid_argument(
-          "output '" + std::string(name) + "': element " + std::to_string(next_ + i) +
-          " is not UTF-8, so JSON cannot hold it; ask for it as binary (parameter "
-          "binary_data: true, the binary tensor data extension) or as base64 (parameter b64: true)");
+      return false;
     }
   }
-  return {};
+  return true;
 }
 
-Status JsonElements::append(std::string_view name, std::size_t count, std::string& out) {
+bool JsonElements::append(std::size_t count, std::string& out) {
   HEADRACE_CHECK(count <= left());
   const auto integer = [](auto value, std::string& text) { append_integer(value, text); };
   const auto real = [](auto value, std::string& text) { append_real(value, text); };
@@ -244,13 +241,12 @@ Status JsonElements::append(std::string_view name, std::size_t count, std::strin
       each<double>(count, out, real);
       break;
     case DType::kBytes:
-      if (Status status = strings(name, count, out); !status.ok()) return status;
-      break;
+      return strings(count, out);
     case DType::kInvalid:
       break;
   }
   next_ += count;
-  return {};
+  return true;
 }
 
 }  // namespace headrace::wire

@@ -4,9 +4,7 @@
 
 #include <cstddef>
 #include <string>
-#include <string_view>
 
-#include "base/error.h"
 #include "memory/tensor.h"
 
 namespace headrace::wire {
@@ -15,15 +13,15 @@ class JsonElements {
  public:
   // `base64`: BYTES as {"b64": "..."}. The tensor is whole: as many bytes as its shape says.
   JsonElements(const Tensor& tensor, bool base64);
-  // Appends the next `count` elements with commas between them. INVALID_ARGUMENT, naming output `name`, for BYTES that
-  // are no text.
-  Status append(std::string_view name, std::size_t count, std::string& out);
+  // Appends the next `count` elements with commas between them. False: next() is BYTES that are no text.
+  bool append(std::size_t count, std::string& out);
+  std::size_t next() const { return next_; }
   std::size_t left() const { return elements_ - next_; }
 
  private:
   template <class Element, class Write>
   void each(std::size_t count, std::string& out, Write write);
-  Status strings(std::string_view name, std::size_t count, std::string& out);
+  bool strings(std::size_t count, std::string& out);
 
   const Tensor& tensor_;
   const bool base64_;

@@ -39,7 +39,7 @@ inline bool is_json_space(char byte) { return byte == ' ' || byte == '\n' || byt
 inline bool is_digit(char byte) { return static_cast<unsigned char>(byte - '0') < 10; }
 
 inline const char* skip_json_space(const char* at, const char* end) {
-  while (at != end && is_json_space(*at)) ++at;
+  while (at != end && static_cast<unsigned char>(*at) <= ' ' && is_json_space(*at)) ++at;
   return at;
 }
 
