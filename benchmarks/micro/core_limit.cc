@@ -3,6 +3,7 @@
 // and compared pair by pair.
 //
 //   core_limit --ort libonnxruntime.so --model mlp.onnx [--lanes N] [--pairs N] [--seconds S] [--rows R]
+//              [--driver lane|ring] [--core-only 1]
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -29,7 +30,9 @@ struct Options {
   int lanes = 2;
   int pairs = 6;
   double seconds = 1.0;
-  std::int64_t rows = 0;  // only tickets of this size; 0: all
+  std::int64_t rows = 0;   // only tickets of this size; 0: all
+  std::string driver;      // only this one; empty: both
+  bool core_only = false;  // no baseline: for a profiler
 };
 
 struct Rate {
@@ -180,7 +183,7 @@ class Resubmit final : public CompletionSink {
   }
   static void prepare(Ticket& ticket) {
     ticket.state = TicketState::kNew;
-    ticket.outputs.clear();
+    for (Tensor& output : ticket.outputs) output.clear();
     ticket.time = Timeline{};
     ticket.time.received = 1;
   }
@@ -269,6 +272,7 @@ class Core {
         for (Completion* completion = ring.take(); completion != nullptr;) {
           auto* ticket = static_cast<Ticket*>(completion);
           completion = completion->next;
+          __builtin_prefetch(completion, 1);
           if (!ticket->status.ok()) fail(ticket->status.to_string());
           done += static_cast<std::uint64_t>(rows);
           if (stop.load(std::memory_order_relaxed)) {
@@ -308,7 +312,7 @@ void compare(const Options& options, Raw& raw, Core& core, std::int64_t rows, st
   for (int pair = 0; pair < options.pairs; ++pair) {
     const bool core_first = pair % 2 == 0;
     if (core_first) last_core = core.run(rows, flight, options.seconds, driver);
-    last_raw = raw.run(core.signature(), batch, options.seconds);
+    if (!options.core_only) last_raw = raw.run(core.signature(), batch, options.seconds);
     if (!core_first) last_core = core.run(rows, flight, options.seconds, driver);
     ratios.push_back(last_core.rows_per_second / last_raw.rows_per_second);
     extra.push_back(last_core.cpu_ns_per_row - last_raw.cpu_ns_per_row);
@@ -343,6 +347,10 @@ int main(int argc, char** argv) {
       options.seconds = std::atof(argv[i + 1]);
     } else if (flag == "--rows") {
       options.rows = std::atol(argv[i + 1]);
+    } else if (flag == "--driver") {
+      options.driver = argv[i + 1];
+    } else if (flag == "--core-only") {
+      options.core_only = std::atoi(argv[i + 1]) != 0;
     } else {
       fail("unknown option " + flag);
     }
@@ -362,6 +370,7 @@ int main(int argc, char** argv) {
       if (options.rows != 0 && options.rows != rows) continue;
       const std::size_t flight = 3 * lanes * static_cast<std::size_t>(max_batch_size / rows);
       for (const Driver driver : {Driver::kLane, Driver::kRing}) {
+        if (!options.driver.empty() && (options.driver == "lane") != (driver == Driver::kLane)) continue;
         compare(options, raw, core, rows, flight, max_batch_size, driver);
       }
     }

@@ -165,7 +165,7 @@ Status check_outputs(std::span<Ticket* const> tickets, std::int64_t rows, bool b
 void scatter(std::span<Ticket* const> tickets, std::span<Ticket* const> claimed, std::int64_t rows, bool batched,
              std::span<const Tensor> outputs) {
   for (Ticket* ticket : claimed) {
-    ticket->outputs.clear();
+    for (Tensor& output : ticket->outputs) output.clear();
     ticket->outputs.resize(outputs.size());
   }
   if (claimed.empty()) return;

@@ -123,6 +123,11 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   ticket->group = group;
   ticket->queue_prev = group->tail;
   ticket->queue_next = nullptr;
+  ticket->queue_ahead = nullptr;
+  if (Ticket*& before = group->lately[group->pushes++ % ShapeGroup::kAhead]; true) {
+    if (before != nullptr) before->queue_ahead = ticket;
+    before = ticket;
+  }
   (group->tail != nullptr ? group->tail->queue_next : group->head) = ticket;
   group->tail = ticket;
   group->load += impl_->load_of(*ticket);
@@ -140,6 +145,7 @@ void Queue::remove(Ticket* ticket) {
   (ticket->queue_next != nullptr ? ticket->queue_next->queue_prev : group->tail) = ticket->queue_prev;
   ticket->queue_prev = ticket->queue_next = nullptr;
   ticket->group = nullptr;
+  group->lately = {};
   group->load -= impl_->load_of(*ticket);
   --size_;
   bytes_ -= ticket->queued_bytes;
@@ -158,6 +164,7 @@ Batch Queue::take(Nanos now) {
     const bool by_preference = !impl_->preferred.empty() && (impl_->delay == 0 || !impl_->old_enough(*group, now));
     Ticket* preferred = by_preference && impl_->prefers(load) ? last : nullptr;
     for (Ticket* ticket = last->queue_next; ticket != nullptr; ticket = ticket->queue_next) {
+      __builtin_prefetch(ticket->queue_ahead, 1);
       const std::int64_t more = impl_->load_of(*ticket);
       if (more > impl_->max_rows - load) break;
       load += more;
@@ -171,10 +178,9 @@ Batch Queue::take(Nanos now) {
   group->head = last->queue_next;
   (group->head != nullptr ? group->head->queue_prev : group->tail) = nullptr;
   last->queue_next = nullptr;
+  group->lately = {};
   for (Ticket* ticket = batch.first; ticket != nullptr; ticket = ticket->queue_next) {
     ticket->state = TicketState::kRunning;
-    ticket->time.started = std::max(now, ticket->time.queued);
-    ticket->group = nullptr;
     ++batch.tickets;
     batch.rows += ticket->rows;
     group->load -= impl_->load_of(*ticket);
@@ -205,6 +211,7 @@ Ticket* Queue::clear() {
     ShapeGroup* group = impl_->due.empty() ? impl_->waiting.top() : impl_->due.top();
     for (Ticket* ticket = group->head; ticket != nullptr; ticket = ticket->queue_next) all.push_back(ticket);
     group->head = group->tail = nullptr;
+    group->lately = {};
     group->load = 0;
     impl_->refile(group);
   }

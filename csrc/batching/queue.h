@@ -61,7 +61,7 @@ class Queue {
   Status push(Ticket* ticket, Nanos now, std::uint64_t sequence);
   // Takes a queued ticket out (cancelled or expired). Its state is the caller's to set.
   void remove(Ticket* ticket);
-  // Takes the next batch: its tickets become kRunning, time.started is set. Empty (first == nullptr) when nothing may
+  // Takes the next batch: its tickets become kRunning. Empty (first == nullptr) when nothing may
   // run yet. Does not look at deadlines: the caller takes expired tickets out first.
   Batch take(Nanos now);
   // When take() should be asked again although nothing new has come; kNever when only an arrival can change the answer.

@@ -21,7 +21,7 @@ void Ticket::clear() {
   timing = false;
   charge.release();
   status = Status();
-  outputs.clear();
+  for (Tensor& output : outputs) output.clear();
   time = Timeline();
   batch_rows = 0;
   state = TicketState::kNew;
@@ -29,6 +29,7 @@ void Ticket::clear() {
   model = nullptr;
   queue_prev = nullptr;
   queue_next = nullptr;
+  queue_ahead = nullptr;
   group = nullptr;
   sequence = 0;
   queued_bytes = 0;

@@ -24,6 +24,9 @@ enum class CompletionKind : std::uint8_t { kFinal, kPart, kJob };
 // A link of the way back. What it is part of depends on its kind.
 struct Completion {
   Completion* next = nullptr;
+  // Of a chain's first, while a ring holds the chain.
+  Completion* chain_last = nullptr;
+  Completion* chain_before = nullptr;
   CompletionKind kind = CompletionKind::kFinal;
 };
 
@@ -53,45 +56,48 @@ inline constexpr std::uint32_t kNotInHeap = 0xffffffffU;
 
 struct ShapeGroup;  // of batching/queue: tickets that may share a batch
 
-struct Ticket : Completion {
-  // Set by the submitter.
-  CompletionSink* sink = nullptr;
-  std::uint64_t cookie_slot = 0;     // the sink's own: which connection (slot and generation)
-  std::uint64_t cookie_call = 0;     // the sink's own: which call on it
-  void* cookie_model = nullptr;      // the sink's own: the model that it was admitted to
-  void* cookie_hold = nullptr;       // the sink's own: what keeps that model's object alive
-  std::size_t cookie_bytes = 0;      // the sink's own: size of the request
-  std::int64_t cookie_held = -1;     // the sink's own: what is to be given back when the ticket is; -1: nothing
-  std::vector<Tensor> inputs;        // in the signature's order
-  std::vector<std::uint8_t> wanted;  // one flag per output of the signature
-  std::int64_t rows = 1;             // dimension 0 of its inputs; 1 where the model is not batched
-  Nanos deadline = kNever;
-  std::uint32_t priority = 0;  // 0: the model's default
-  std::string id;              // the caller's request id
-  bool timing = false;         // answer with the headrace_* timing parameters
-
-  InflightBudget::Charge charge;  // of the message that the inputs are views of; given up with the ticket
-
-  // Set on the way; for the sink to read once it has the completion.
-  Status status;
-  std::vector<Tensor> outputs;  // in the signature's order; kInvalid where not wanted
-  Timeline time;
-  std::int64_t batch_rows = 0;  // rows of the batch that it ran in
-
+// Its members stand in the order in which a request's way touches them, a cache line a stage: tickets change cores
+// between the loop that submits and the lane that runs, and each line costs a transfer.
+struct alignas(64) Ticket : Completion {
   // Owned by batching and schedule, under the scheduler's lock.
   TicketState state = TicketState::kNew;
+  bool timing = false;     // the submitter's: answer with the headrace_* timing parameters
   std::uint32_t lane = 0;  // that runs it
-  void* model = nullptr;   // the scheduler's entry
   Ticket* queue_prev = nullptr;
   Ticket* queue_next = nullptr;
-  ShapeGroup* group = nullptr;
-  std::uint64_t sequence = 0;             // order of arrival in the queue
+  const void* queue_ahead = nullptr;  // a ticket some places behind it, to be fetched early; never looked at
+  std::int64_t rows = 1;              // the submitter's: dimension 0 of its inputs; 1 where the model is not batched
+
+  std::vector<Tensor> inputs;             // the submitter's: in the signature's order
+  ShapeGroup* group = nullptr;            // while it is queued
+  void* model = nullptr;                  // the scheduler's entry
+  Nanos deadline = kNever;                // the submitter's
   std::size_t queued_bytes = 0;           // what it counts against the queue's byte bound
   std::uint32_t heap_index = kNotInHeap;  // in the deadline heap
+  std::uint32_t priority = 0;             // the submitter's; 0: the model's default
 
-  // References: one for the submitter (given up by whoever handles the FINAL completion), one for a batch that still
-  // runs with its rows after it was answered.
+  std::uint64_t sequence = 0;  // order of arrival in the queue
+  // Set on the way; for the sink to read once it has the completion.
+  std::vector<Tensor> outputs;       // in the signature's order; kInvalid where not wanted
+  std::vector<std::uint8_t> wanted;  // the submitter's: one flag per output of the signature
+  std::int64_t batch_rows = 0;       // rows of the batch that it ran in
+
+  Timeline time;
+  CompletionSink* sink = nullptr;  // the submitter's
+  // One for the submitter (given up by whoever handles the FINAL completion), one for a batch that still runs with its
+  // rows after it was answered.
   std::atomic<std::uint32_t> references{1};
+  Status status;
+
+  // Set by the submitter.
+  std::uint64_t cookie_slot = 0;  // the sink's own: which connection (slot and generation)
+  std::uint64_t cookie_call = 0;  // the sink's own: which call on it
+  void* cookie_model = nullptr;   // the sink's own: the model that it was admitted to
+  void* cookie_hold = nullptr;    // the sink's own: what keeps that model's object alive
+  std::size_t cookie_bytes = 0;   // the sink's own: size of the request
+  std::int64_t cookie_held = -1;  // the sink's own: what is to be given back when the ticket is; -1: nothing
+  std::string id;                 // the caller's request id
+  InflightBudget::Charge charge;  // of the message that the inputs are views of; given up with the ticket
 
   // Ready for another use with the vectors' memory kept.
   void clear();

@@ -2,6 +2,7 @@
 // Pure.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,6 +19,12 @@ struct ShapeGroup {
   Ticket* tail = nullptr;
   std::int64_t load = 0;           // rows of all its tickets, each counted as 1 .. max_batch_size
   bool preferred_reached = false;  // tickets at the head reach a preferred size exactly
+  // The last few that joined, as long as none has left since: each learns who stands kAhead places behind it, so that
+  // take() can fetch that one's line while it looks at the others. Walking a list of lines that lie in another core's
+  // cache costs a transfer a ticket otherwise.
+  static constexpr std::size_t kAhead = 8;
+  std::array<Ticket*, kAhead> lately{};
+  std::size_t pushes = 0;
 
   std::uint32_t due_place = kNoPlace;
   std::uint32_t waiting_place = kNoPlace;

@@ -9,23 +9,6 @@
 #include "base/check.h"
 
 namespace headrace {
-namespace {
-
-// Reverses first..last in place; afterwards `last` leads and first->next is `tail`.
-void reverse(Completion* first, Completion* last, Completion* tail) {
-  Completion* previous = tail;
-  Completion* link = first;
-  while (true) {
-    Completion* next = link->next;
-    link->next = previous;
-    if (link == last) return;
-    previous = link;
-    link = next;
-  }
-}
-
-}  // namespace
-
 CompletionRing::CompletionRing() : eventfd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { HEADRACE_CHECK(eventfd_ >= 0); }
 
 CompletionRing::~CompletionRing() {
@@ -38,12 +21,12 @@ CompletionRing::~CompletionRing() {
 }
 
 void CompletionRing::deliver(Completion* first, Completion* last) noexcept {
-  // The newest lies on top, so the chain goes on it backwards. Only its tail changes if another producer was faster.
-  reverse(first, last, nullptr);
+  last->next = nullptr;
+  first->chain_last = last;
   Completion* head = head_.load(std::memory_order_relaxed);
   do {
-    first->next = head;
-  } while (!head_.compare_exchange_weak(head, last, std::memory_order_release, std::memory_order_relaxed));
+    first->chain_before = head;
+  } while (!head_.compare_exchange_weak(head, first, std::memory_order_release, std::memory_order_relaxed));
   // From here on the loop may have all of the chain, and wait in the destructor for this write alone.
   if (head == nullptr) signal();
 }
@@ -65,14 +48,15 @@ Completion* CompletionRing::take() {
   while (::read(eventfd_, &count, sizeof(count)) < 0 && errno == EINTR) {
   }
   signals_seen_ += count;  // 0 where there was nothing to read
-  Completion* newest = head_.exchange(nullptr, std::memory_order_acquire);
-  if (newest != nullptr) ++signals_due_;
+  Completion* chain = head_.exchange(nullptr, std::memory_order_acquire);
+  if (chain != nullptr) ++signals_due_;
+  // Of each chain two links are touched here. The others are in the cache of the lane that wrote them, and to walk them
+  // just for their order would cost a transfer each.
   Completion* oldest = nullptr;
-  while (newest != nullptr) {
-    Completion* next = newest->next;
-    newest->next = oldest;
-    oldest = newest;
-    newest = next;
+  while (chain != nullptr) {
+    chain->chain_last->next = oldest;
+    oldest = chain;
+    chain = chain->chain_before;
   }
   return oldest;
 }

@@ -1,7 +1,7 @@
 // The way back to one event loop: an intrusive multi-producer list of completions and one coalesced eventfd write.
 //
-// The list is a stack that producers push whole chains on with one compare-and-swap (Treiber, 1986); the loop takes all
-// of it with one exchange and puts it in order again. Links are embedded, so the ring is never full and a push never
+// The list is a stack of chains (Treiber, 1986): a producer pushes its chain with one compare-and-swap, the loop takes
+// all of them with one exchange and joins them in order. Links are embedded, so the ring is never full and a push never
 // allocates. Whoever finds it empty writes the eventfd; whoever does not knows that the loop has been told.
 //
 // A producer that has pushed may still have that write before it, while the loop has what it pushed and wants to go. So

@@ -21,6 +21,13 @@ Nanos thread_cpu_time() {
   return static_cast<Nanos>(time.tv_sec) * kSecond + time.tv_nsec;
 }
 
+// The lane that ran a ticket has its lines in its own core's cache; they come over while the one before is handled.
+void fetch_early(const Completion* completion) {
+  if (completion == nullptr || completion->kind != CompletionKind::kFinal) return;
+  const auto* bytes = reinterpret_cast<const std::byte*>(static_cast<const Ticket*>(completion));
+  for (std::size_t at = 64; at < sizeof(Ticket); at += 64) __builtin_prefetch(bytes + at);
+}
+
 }  // namespace
 
 Loop::Step::Step(Loop& loop) : loop_(loop) {
@@ -183,6 +190,7 @@ void Loop::drain(std::vector<Ready>& ready) {
   const Nanos now = engine_->clock().now();
   for (int handled = 0; backlog_ != nullptr && handled < kCompletionsPerStep; ++handled) {
     Completion* completion = std::exchange(backlog_, backlog_->next);
+    fetch_early(backlog_);
     complete(completion, touched_);
   }
   if (backlog_ != nullptr) ring_.wake();

@@ -55,20 +55,13 @@ std::optional<DType> parse_dtype(std::string_view name) {
   return std::nullopt;
 }
 
-Shape::Shape(std::span<const std::int64_t> dims) { assign(dims); }
-
 void Shape::assign(std::span<const std::int64_t> dims) {
-  if (dims.size() <= kInline) {
-    std::array<std::int64_t, kInline> values{};  // `dims` may lie in this shape
-    std::copy(dims.begin(), dims.end(), values.begin());
-    inline_ = values;
-    heap_.reset();
-  } else {
-    std::unique_ptr<std::int64_t[]> values(new std::int64_t[dims.size()]);
-    std::copy(dims.begin(), dims.end(), values.get());
-    heap_ = std::move(values);
-  }
-  rank_ = dims.size();
+  Room room{};  // `dims` may lie in this shape
+  if (dims.size() > kInline) room.heap = new std::int64_t[dims.size()];
+  std::copy(dims.begin(), dims.end(), dims.size() > kInline ? room.heap : room.inside.data());
+  if (heaped()) delete[] room_.heap;
+  room_ = room;
+  rank_ = static_cast<std::uint32_t>(dims.size());
 }
 
 bool Shape::operator==(const Shape& other) const { return std::ranges::equal(dims(), other.dims()); }

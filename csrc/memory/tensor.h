@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -48,46 +47,50 @@ std::optional<DType> parse_dtype(std::string_view name);
 // Dimensions. Small ranks live inside, larger ones on the heap. -1 means "any" in a signature, never in a tensor.
 class Shape {
  public:
-  static constexpr std::size_t kInline = 6;
+  static constexpr std::size_t kInline = 4;
 
   Shape() = default;
   Shape(std::initializer_list<std::int64_t> dims) : Shape(std::span(dims.begin(), dims.size())) {}
-  explicit Shape(std::span<const std::int64_t> dims);
-  Shape(const Shape& other) : rank_(other.rank_), inline_(other.inline_) {
-    if (other.heap_) assign(other.dims());
-  }
-  Shape(Shape&& other) noexcept
-      : rank_(std::exchange(other.rank_, 0)), inline_(other.inline_), heap_(std::move(other.heap_)) {}
+  explicit Shape(std::span<const std::int64_t> dims) { assign(dims); }
+  Shape(const Shape& other) { *this = other; }
+  Shape(Shape&& other) noexcept : room_(other.room_), rank_(std::exchange(other.rank_, 0)) {}
   Shape& operator=(const Shape& other) {
-    if (heap_ || other.heap_) {
+    if (heaped() || other.heaped()) {
       assign(other.dims());
     } else {
+      room_ = other.room_;
       rank_ = other.rank_;
-      inline_ = other.inline_;
     }
     return *this;
   }
   Shape& operator=(Shape&& other) noexcept {
     if (this == &other) return *this;
+    if (heaped()) delete[] room_.heap;
+    room_ = other.room_;
     rank_ = std::exchange(other.rank_, 0);
-    inline_ = other.inline_;
-    heap_ = std::move(other.heap_);
     return *this;
   }
-  ~Shape() = default;
+  ~Shape() {
+    if (heaped()) delete[] room_.heap;
+  }
 
   std::size_t rank() const { return rank_; }
-  std::span<const std::int64_t> dims() const { return {heap_ ? heap_.get() : inline_.data(), rank_}; }
+  std::span<const std::int64_t> dims() const { return {heaped() ? room_.heap : room_.inside.data(), rank_}; }
   std::int64_t operator[](std::size_t i) const { return dims()[i]; }
-  void set(std::size_t i, std::int64_t value) { (heap_ ? heap_.get() : inline_.data())[i] = value; }
+  void set(std::size_t i, std::int64_t value) { (heaped() ? room_.heap : room_.inside.data())[i] = value; }
   void assign(std::span<const std::int64_t> dims);
   bool operator==(const Shape& other) const;
   std::string to_string() const;  // "[1,3,224,224]"
 
  private:
-  std::size_t rank_ = 0;
-  std::array<std::int64_t, kInline> inline_{};
-  std::unique_ptr<std::int64_t[]> heap_;
+  union Room {
+    std::array<std::int64_t, kInline> inside;
+    std::int64_t* heap;
+  };
+  bool heaped() const { return rank_ > kInline; }
+
+  Room room_{};
+  std::uint32_t rank_ = 0;
 };
 
 // The one place where sizes are multiplied. Empty when the product does not fit.
@@ -98,16 +101,25 @@ std::optional<std::size_t> element_count(std::span<const std::int64_t> dims);
 // Bytes of a fixed-size dtype; empty for BYTES, for a negative dimension or on overflow.
 std::optional<std::size_t> tensor_bytes(DType dtype, std::span<const std::int64_t> dims);
 
+// One cache line: a ticket's tensors are looked at by every stage of its way.
 struct Tensor {
+  [[no_unique_address]] Shape shape;
   DType dtype = DType::kInvalid;  // kInvalid: an optional input that was not given
-  Shape shape;
-  Block block;  // owner of the bytes; empty when they are borrowed
+  Block block;                    // owner of the bytes; empty when they are borrowed
   const std::byte* data = nullptr;
   std::size_t size = 0;  // bytes
 
+  // As it was made, but for memory that a large shape keeps.
+  void clear() {
+    dtype = DType::kInvalid;
+    block.reset();
+    data = nullptr;
+    size = 0;
+  }
   std::span<const std::byte> bytes() const { return {data, size}; }
   explicit operator bool() const { return dtype != DType::kInvalid; }
 };
+static_assert(sizeof(void*) != 8 || sizeof(Tensor) == 64);
 
 // Checks that `bytes` is exactly `elements` length-prefixed strings. The error says which element is cut or how many
 // are left over.

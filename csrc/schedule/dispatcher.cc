@@ -61,6 +61,7 @@ struct Lane {
   Dispatcher::Entry* entry = nullptr;
   std::size_t unsettled = 0;
   std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
+  Nanos started = 0;       // when it took its batch
   std::optional<Interrupt> interrupt;
   std::vector<Ticket*> gone;
 };
@@ -211,6 +212,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   }
   runner.entry = entry;
   runner.unsettled = runner.wanted = batch.tickets;
+  runner.started = impl_->now;
   runner.interrupt.emplace();
   entry->running += batch.tickets;
   ++entry->lanes;
@@ -236,7 +238,7 @@ TicketChain Dispatcher::settle(Entry* entry, std::span<Ticket* const> tickets) {
   for (Ticket* ticket : tickets) {
     if (ticket->state == TicketState::kRunning) {
       ticket->state = TicketState::kDone;
-      impl_->deadlines.remove(ticket);
+      if (ticket->heap_index != kNotInHeap) impl_->deadlines.remove(ticket);
       chain.append(ticket);
     } else {
       runner.gone.push_back(ticket);
@@ -279,7 +281,7 @@ TicketChain Dispatcher::expire(Nanos now) {
     Ticket* ticket = impl_->deadlines.pop();
     const std::string& name = static_cast<Entry*>(ticket->model)->queue.model_name();
     const bool queued = ticket->state == TicketState::kQueued;
-    const Nanos waited = (queued ? now : ticket->time.started) - ticket->time.queued;
+    const Nanos waited = (queued ? now : impl_->lanes[ticket->lane].started) - ticket->time.queued;
     std::string text = "the deadline passed ";
     text +=
         queued ? "in the queue of model '" + name + "', after " : "while model '" + name + "' ran the request, after ";

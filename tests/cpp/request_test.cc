@@ -66,7 +66,7 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   EXPECT_EQ(budget.charged(), 0U) << "a ticket kept for another use holds nobody's bytes";
   EXPECT_EQ(ticket.cookie_held, -1);
   EXPECT_TRUE(ticket.inputs.empty());
-  EXPECT_TRUE(ticket.outputs.empty());
+  for (const Tensor& output : ticket.outputs) EXPECT_TRUE(!output && !output.block && output.size == 0);
   EXPECT_TRUE(ticket.wanted.empty());
   EXPECT_EQ(ticket.rows, 1);
   EXPECT_EQ(ticket.deadline, kNever);

@@ -157,7 +157,7 @@ Status World::compute(const ModelPlan& plan, BatchRun& batch) {
     Result<Block> block = pool_.allocate(bytes);
     if (!block.ok()) return block.status();
     if (bytes > 0) std::memcpy(block->data(), values.data(), bytes);
-    batch.outputs[kEcho] = {DType::kInt64, Shape{rows, width}, *block, block->data(), bytes};
+    batch.outputs[kEcho] = {Shape{rows, width}, DType::kInt64, *block, block->data(), bytes};
   }
   if (batch.wanted[kStrings] != 0) {
     const Tensor& strings = batch.inputs[1];
@@ -166,7 +166,7 @@ Status World::compute(const ModelPlan& plan, BatchRun& batch) {
     if (strings.size > 0) std::memcpy(block->data(), strings.data, strings.size);
     Shape shape = strings.shape;
     if ((flags & kWrongRowsFlag) != 0) shape.set(0, shape[0] + 1);
-    batch.outputs[kStrings] = {DType::kBytes, std::move(shape), *block, block->data(), strings.size};
+    batch.outputs[kStrings] = {std::move(shape), DType::kBytes, *block, block->data(), strings.size};
   }
   return Status();
 }

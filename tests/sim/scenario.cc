@@ -110,14 +110,14 @@ std::unique_ptr<Ticket> make_ticket(Request& request, const ModelPlan& plan, Poo
       std::memcpy(data + at * 8, &value, 8);
     }
   }
-  ticket->inputs[0] = {DType::kInt64, Shape{request.rows, request.width}, *block, data, count * 8};
+  ticket->inputs[0] = {Shape{request.rows, request.width}, DType::kInt64, *block, data, count * 8};
   request.bytes = count * 8;
   if (request.with_strings) {
     const std::string bytes = string_rows(request);
     block = pool.allocate(bytes.size());
     if (!block.ok()) return nullptr;
     std::memcpy(block->data(), bytes.data(), bytes.size());
-    ticket->inputs[1] = {DType::kBytes, Shape{request.rows, 2}, *block, block->data(), bytes.size()};
+    ticket->inputs[1] = {Shape{request.rows, 2}, DType::kBytes, *block, block->data(), bytes.size()};
     request.bytes += bytes.size();
     REACHED(report, strings);
   } else if (plan.strings) {
