@@ -14,9 +14,14 @@ std::string_view code_name(Code code) {
   return index < kNames.size() ? kNames[index] : "UNKNOWN";
 }
 
+const std::string& Status::message() const {
+  static const std::string kNone;
+  return ok() ? kNone : error_->message;
+}
+
 std::string Status::to_string() const {
-  std::string text(code_name(code_));
-  if (!message_.empty()) text.append(": ").append(message_);
+  std::string text(code_name(code()));
+  if (!message().empty()) text.append(": ").append(message());
   return text;
 }
 

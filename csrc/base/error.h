@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -32,19 +33,31 @@ enum class Code : std::uint8_t {
 
 std::string_view code_name(Code code);  // "INVALID_ARGUMENT"
 
+// One word, null where all is well: what is passed about at every step costs nothing until it fails.
 class [[nodiscard]] Status {
  public:
   Status() = default;
-  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+  Status(Code code, std::string message) : error_(code == Code::kOk ? nullptr : new Error{code, std::move(message)}) {}
+  Status(const Status& other) : error_(other.ok() ? nullptr : new Error(*other.error_)) {}
+  Status(Status&&) noexcept = default;
+  Status& operator=(const Status& other) {
+    if (this != &other) error_.reset(other.ok() ? nullptr : new Error(*other.error_));
+    return *this;
+  }
+  Status& operator=(Status&&) noexcept = default;
+  ~Status() = default;
 
-  bool ok() const { return code_ == Code::kOk; }
-  Code code() const { return code_; }
-  const std::string& message() const { return message_; }
-  std::string to_string() const;  // "INVALID_ARGUMENT: ..."
+  bool ok() const { return error_ == nullptr; }
+  Code code() const { return ok() ? Code::kOk : error_->code; }
+  const std::string& message() const;  // "" where all is well
+  std::string to_string() const;       // "INVALID_ARGUMENT: ..."
 
  private:
-  Code code_ = Code::kOk;
-  std::string message_;
+  struct Error {
+    Code code;
+    std::string message;
+  };
+  std::unique_ptr<Error> error_;
 };
 
 inline Status invalid_argument(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }

@@ -2,6 +2,8 @@
 // (https://clang.llvm.org/docs/ThreadSafetyAnalysis.html). The order of all mutexes is in docs/concurrency.md.
 #pragma once
 
+#include <pthread.h>
+
 #include <condition_variable>
 #include <mutex>
 
@@ -25,7 +27,13 @@ namespace headrace {
 
 class HEADRACE_CAPABILITY("mutex") Mutex {
  public:
+  // What a mutex guards here takes a microsecond or two; glibc's adaptive kind looks again that long before it sleeps,
+  // and a sleep and a wake-up cost several.
+#if defined(PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP)
+  Mutex() { *mutex_.native_handle() = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP; }
+#else
   Mutex() = default;
+#endif
   Mutex(const Mutex&) = delete;
   Mutex& operator=(const Mutex&) = delete;
   void lock() HEADRACE_ACQUIRE() { mutex_.lock(); }
