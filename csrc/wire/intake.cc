@@ -93,7 +93,7 @@ MessageIntake::Step MessageIntake::feed(IntakeContext& context, Encoding encodin
     } else if (!aligned_) {
       take = std::min(take, kLookAgain);
     }
-    if (got_ + take > charged_ || (first_ && got_ + take > kFirstBytes)) {
+    if (got_ + take > charged_ || !block_ || (first_ && got_ + take > kFirstBytes)) {
       refusal = make_room(context, got_ + take);
       if (!refusal.ok()) {
         reset(context);
@@ -134,9 +134,12 @@ Status MessageIntake::begin(IntakeContext& context, Encoding encoding, std::size
   aligned_ = size_ < kLargeField || encoding_ != Encoding::kIdentity;
   const bool small = size_ <= InflightBudget::kSmallMessage;
   first_ = size_ > kFirstBytes && here <= kFirstBytes;
-  Result<Block> block = first_ ? context.pool.allocate(kFirstBytes + Pool::kAlignment) : whole_block(context);
-  if (!block.ok()) return block.status();
-  block_ = std::move(*block);
+  // A length with no byte behind it takes no memory at all: make_room() comes with the first.
+  if (!first_ || here != 0) {
+    Result<Block> block = first_ ? first_block(context) : whole_block(context);
+    if (!block.ok()) return block.status();
+    block_ = std::move(*block);
+  }
   if (small && here >= size_) {
     Status capped = charge_connection(context, size_);
     if (!capped.ok()) return capped;
@@ -145,6 +148,10 @@ Status MessageIntake::begin(IntakeContext& context, Encoding encoding, std::size
   }
   charge_ = context.budget.begin(size_);
   return small ? grow(context, size_) : Status();
+}
+
+Result<Block> MessageIntake::first_block(IntakeContext& context) {
+  return context.pool.allocate(kFirstBytes + Pool::kAlignment);
 }
 
 Result<Block> MessageIntake::whole_block(IntakeContext& context) const {
@@ -156,13 +163,13 @@ Status MessageIntake::make_room(IntakeContext& context, std::size_t upto) {
   if (upto > charged_) {
     if (Status status = grow(context, upto); !status.ok()) return status;
   }
-  if (!first_ || upto <= kFirstBytes) return {};
-  Result<Block> block = whole_block(context);
+  if (!first_ || (block_ && upto <= kFirstBytes)) return {};
+  first_ = upto <= kFirstBytes;
+  Result<Block> block = first_ ? first_block(context) : whole_block(context);
   if (!block.ok()) return block.status();
-  std::memcpy(block->data() + offset_, block_.data() + offset_, got_);
+  if (got_ != 0) std::memcpy(block->data() + offset_, block_.data() + offset_, got_);
   block_ = std::move(*block);
-  first_ = false;
-  return charge_block();
+  return first_ ? Status() : charge_block();
 }
 
 // Charges what has come, in steps, to the connection, the process and the pool.

@@ -56,6 +56,7 @@ class MessageIntake {
 
   Status begin(IntakeContext& context, Encoding encoding, std::size_t here);
   Status grow(IntakeContext& context, std::size_t upto);
+  static Result<Block> first_block(IntakeContext& context);
   Result<Block> whole_block(IntakeContext& context) const;
   Status make_room(IntakeContext& context, std::size_t upto);
   Status charge_block();
