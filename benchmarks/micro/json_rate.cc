@@ -133,7 +133,9 @@ class Codec {
 
 class Dom {
  public:
-  void parse(const simdjson::padded_string& text) { HEADRACE_CHECK(parser_.parse(text).get(root_) == simdjson::SUCCESS); }
+  void parse(const simdjson::padded_string& text) {
+    HEADRACE_CHECK(parser_.parse(text).get(root_) == simdjson::SUCCESS);
+  }
   // The least that a request would need on top of it.
   void values(const simdjson::padded_string& text, std::vector<double>& out) {
     parse(text);
@@ -238,7 +240,8 @@ void measure(const Case& data, std::size_t rounds) {
 
 int main(int argc, char** argv) {
   const auto rounds = argc > 1 ? static_cast<std::size_t>(std::strtoull(argv[1], nullptr, 10)) : 41;
-  std::printf("simdjson %s, kernel %s\n", SIMDJSON_STRINGIFY(SIMDJSON_VERSION), simdjson::get_active_implementation()->name().c_str());
+  std::printf("simdjson %s, kernel %s\n", SIMDJSON_STRINGIFY(SIMDJSON_VERSION),
+              simdjson::get_active_implementation()->name().c_str());
   for (const Case& data : cases()) measure(data, rounds);
   return 0;
 }

@@ -185,8 +185,9 @@ std::size_t JsonDataConverter::count_row(const char* first) const {
 
 std::string JsonDataConverter::place(std::size_t level) const {
   std::string text(place_);
-  if (row_of_ != kNoRow) text += "[" + std::to_string(row_of_) + "]";
-  for (std::size_t i = 0; i < level; ++i) text += "[" + std::to_string(index_[i]) + "]";
+  const auto index = [&](std::size_t value) { text.append(1, '[').append(std::to_string(value)).append(1, ']'); };
+  if (row_of_ != kNoRow) index(row_of_);
+  for (std::size_t i = 0; i < level; ++i) index(index_[i]);
   return text;
 }
 
