@@ -268,6 +268,11 @@ void Scheduler::stop(const Status& status) {
     if (lane->thread.joinable()) lane->thread.join();
   }
   if (timer_.joinable()) timer_.join();
+  // Another thread may have been first, and still be telling those that were queued.
+  MutexLock lock(mutex_);
+  ++watchers_;
+  while (delivering_ != 0) quiet_.wait(mutex_);
+  --watchers_;
 }
 
 Scheduler::Depth Scheduler::depth(const Dispatcher::Entry* entry) const {
