@@ -37,6 +37,9 @@ struct BatchingPolicy {
   Nanos max_queue_delay = 0;
   std::size_t max_queue_size = 4096;                     // tickets; 0: this default
   std::size_t max_queue_bytes = std::size_t{256} << 20;  // of inputs; 0: this default
+  bool preserve_ordering = false;                        // answers of one stream go out in the order of its requests
+  Nanos default_timeout = kNever;                        // of a request, from its last byte on
+  bool allow_timeout_override = false;                   // a request's own timeout may shorten it
 };
 
 // A batch taken: tickets in order, linked by Ticket::queue_next.

@@ -1,6 +1,13 @@
 #include "batching/request.h"
 
+#include <algorithm>
+
 namespace headrace {
+
+void Ticket::start(Nanos received, Nanos call_deadline) {
+  time.received = received;
+  deadline = std::min(call_deadline, timeout >= kNever - received ? kNever : received + timeout);
+}
 
 void Ticket::clear() {
   next = nullptr;
@@ -10,13 +17,15 @@ void Ticket::clear() {
   cookie_call = 0;
   cookie_model = nullptr;
   cookie_hold = nullptr;
+  cookie_message = nullptr;
   cookie_bytes = 0;
   cookie_held = -1;
   inputs.clear();
   wanted.clear();
   rows = 1;
-  deadline = kNever;
+  deadline = timeout = kNever;
   priority = 0;
+  in_sequence = false;
   id.clear();
   timing = false;
   charge.release();

@@ -61,8 +61,9 @@ struct ShapeGroup;  // of batching/queue: tickets that may share a batch
 struct alignas(64) Ticket : Completion {
   // Owned by batching and schedule, under the scheduler's lock.
   TicketState state = TicketState::kNew;
-  bool timing = false;     // the submitter's: answer with the headrace_* timing parameters
-  std::uint32_t lane = 0;  // that runs it
+  bool timing = false;       // the submitter's: answer with the headrace_* timing parameters
+  bool in_sequence = false;  // the submitter's: its answers keep their order
+  std::uint32_t lane = 0;    // that runs it
   Ticket* queue_prev = nullptr;
   Ticket* queue_next = nullptr;
   const void* queue_ahead = nullptr;  // a ticket some places behind it, to be fetched early; never looked at
@@ -74,7 +75,7 @@ struct alignas(64) Ticket : Completion {
   Nanos deadline = kNever;                // the submitter's
   std::size_t queued_bytes = 0;           // what it counts against the queue's byte bound
   std::uint32_t heap_index = kNotInHeap;  // in the deadline heap
-  std::uint32_t priority = 0;             // the submitter's; 0: the model's default
+  std::uint32_t priority = 0;             // the submitter's; 1 is the most urgent, 0 the model's default
 
   std::uint64_t sequence = 0;  // order of arrival in the queue
   // Set on the way; for the sink to read once it has the completion.
@@ -90,15 +91,19 @@ struct alignas(64) Ticket : Completion {
   Status status;
 
   // Set by the submitter.
-  std::uint64_t cookie_slot = 0;  // the sink's own: which connection (slot and generation)
-  std::uint64_t cookie_call = 0;  // the sink's own: which call on it
-  void* cookie_model = nullptr;   // the sink's own: the model that it was admitted to
-  void* cookie_hold = nullptr;    // the sink's own: what keeps that model's object alive
-  std::size_t cookie_bytes = 0;   // the sink's own: size of the request
-  std::int64_t cookie_held = -1;  // the sink's own: what is to be given back when the ticket is; -1: nothing
-  std::string id;                 // the caller's request id
-  InflightBudget::Charge charge;  // of the message that the inputs are views of; given up with the ticket
+  std::uint64_t cookie_slot = 0;   // the sink's own: which connection (slot and generation)
+  std::uint64_t cookie_call = 0;   // the sink's own: which call on it
+  void* cookie_model = nullptr;    // the sink's own: the model that it was admitted to
+  void* cookie_hold = nullptr;     // the sink's own: what keeps that model's object alive
+  void* cookie_message = nullptr;  // the sink's own: which message of a stream; null: the call is of one message
+  std::size_t cookie_bytes = 0;    // the sink's own: size of the request
+  std::int64_t cookie_held = -1;   // the sink's own: what is to be given back when the ticket is; -1: nothing
+  std::string id;                  // the caller's request id
+  Nanos timeout = kNever;          // that the caller allows from `received` on; start() makes it part of the deadline
+  InflightBudget::Charge charge;   // of the message that the inputs are views of; given up with the ticket
 
+  // When it came, and until when its call can wait: the earlier of that and the timeout is its deadline.
+  void start(Nanos received, Nanos call_deadline);
   // Ready for another use with the vectors' memory kept.
   void clear();
 };

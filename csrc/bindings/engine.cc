@@ -37,6 +37,10 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching, int compu
   b.max_queue_delay = optional<Nanos>(batching, "max_queue_delay_ns", 0);
   b.max_queue_size = optional(batching, "max_queue_size", b.max_queue_size);
   b.max_queue_bytes = optional(batching, "max_queue_bytes", b.max_queue_bytes);
+  b.preserve_ordering = optional(batching, "preserve_ordering", false);
+  const auto timeout = optional<Nanos>(batching, "default_timeout_ns", 0);
+  if (timeout > 0) b.default_timeout = timeout;
+  b.allow_timeout_override = optional(batching, "allow_timeout_override", false);
   spec.max_lanes = optional(batching, "max_lanes", 0);
   return spec;
 }

@@ -1,6 +1,6 @@
 #include "front/connection.h"
 
-#include <cstring>
+#include <limits>
 #include <utility>
 
 #include "front/decode_job.h"
@@ -26,18 +26,29 @@ unsigned Connection::receive(std::span<const std::byte> bytes) {
   const Loop::Step step(loop_);
   now_ = loop_.engine().clock().now();
   codec_.receive(bytes, now_);
-  loop_.flush();
-  loop_.arm_timer(*this);
-  return bits();
+  return settle();
 }
 
 unsigned Connection::receive_eof() {
   const Loop::Step step(loop_);
   now_ = loop_.engine().clock().now();
   codec_.receive_eof(now_);
+  return settle();
+}
+
+unsigned Connection::settle() {
   loop_.flush();
+  end_step();
   loop_.arm_timer(*this);
   return bits();
+}
+
+void Connection::next_step() {
+  for (std::size_t i = 0; i < streams_.size(); ++i) streams_[i]->next_step();
+}
+
+void Connection::end_step() {
+  std::erase_if(streams_, [](const auto& stream) { return stream->over(); });
 }
 
 void Connection::pause_writing() {
@@ -57,6 +68,9 @@ unsigned Connection::resume_writing() {
 void Connection::take_output(std::vector<wire::OutputChunk>& chunks) {
   const Loop::Step step(loop_);
   codec_.take_output(chunks, kOutputStep, loop_.engine().clock().now());
+  if (streams_.empty()) return;
+  for (std::size_t i = 0; i < streams_.size(); ++i) streams_[i]->go_on();
+  settle();
 }
 
 std::vector<OwnerCall> Connection::take_calls() { return std::exchange(calls_, {}); }
@@ -67,6 +81,9 @@ void Connection::on_call(wire::Call& call) {
   if (call.path == kModelInferPath) {
     set_stage(call, Stage::kInferWaiting);
     call.awaits_message = true;
+  } else if (call.path == kModelStreamInferPath) {
+    set_stage(call, Stage::kStream);
+    call.user = streams_.emplace_back(std::make_unique<InferStream>(*this, call)).get();
   } else if (loop_.is_method(call.path)) {
     set_stage(call, Stage::kOwnerWaiting);
     call.awaits_message = true;
@@ -77,10 +94,14 @@ void Connection::on_call(wire::Call& call) {
 
 void Connection::on_message(wire::Call& call, wire::Message message) {
   const Stage now = stage(call);
+  if (now == Stage::kStream) {
+    stream(call).on_message(std::move(message));
+    return;
+  }
   if (now != Stage::kInferWaiting && now != Stage::kOwnerWaiting) {
-    // The first message's ticket or task goes its way and finds nobody.
+    // The first message's ticket or task goes its way and finds nobody. UNIMPLEMENTED is gRPC's word for it.
     abandon(call);
-    refuse(call, invalid_argument("method " + call.path + " takes one message; a second one came"), nullptr);
+    refuse(call, {Code::kUnimplemented, "method " + call.path + " takes one message; a second one came"}, nullptr);
     return;
   }
   const bool is_infer = now == Stage::kInferWaiting;
@@ -95,15 +116,22 @@ void Connection::on_message(wire::Call& call, wire::Message message) {
 
 void Connection::on_end(wire::Call& call) {
   const Stage now = stage(call);
-  if (now == Stage::kInferWaiting || now == Stage::kOwnerWaiting) {
-    refuse(call, invalid_argument("method " + call.path + " takes one message; none came"), nullptr);
+  if (now == Stage::kStream) {
+    stream(call).on_end();
+  } else if (now == Stage::kInferWaiting || now == Stage::kOwnerWaiting) {
+    refuse(call, {Code::kUnimplemented, "method " + call.path + " takes one message; none came"}, nullptr);
   }
 }
 
 void Connection::on_cancelled(wire::Call& call, Code reason) {
+  if (stage(call) == Stage::kStream) {
+    log(call, call.received, reason, nullptr, 0, 0);
+    stream(call).on_cancelled(reason);
+    return;
+  }
   const bool running = stage(call) == Stage::kInferRunning;
   const auto* ticket = running ? static_cast<const Ticket*>(call.user) : nullptr;
-  log(call, reason, ticket, running ? ticket->cookie_bytes : 0, 0, false);
+  log(call, call.received, reason, ticket, running ? ticket->cookie_bytes : 0, 0, false);
   abandon(call);
 }
 
@@ -124,7 +152,8 @@ void Connection::abandon(wire::Call& call) {
     case Stage::kInferJob:
     case Stage::kOwnerWaiting:
     case Stage::kOwnerJob:
-      break;  // what is on its way finds nobody
+    case Stage::kStream:  // takes any number of messages, and ends by itself
+      break;              // what is on its way finds nobody
   }
 }
 
@@ -156,15 +185,14 @@ void Connection::run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold,
   ticket->cookie_slot = id_;
   ticket->cookie_call = static_cast<std::uint32_t>(call.stream_id);
   ticket->cookie_bytes = request_bytes;
-  ticket->deadline = call.deadline;
-  ticket->time.received = now_;
+  ticket->start(now_, call.deadline);
   call.deadline_handed_over = true;
   call.user = ticket;
   set_stage(call, Stage::kInferRunning);
   loop_.stage(ticket, hold, model);
 }
 
-void Connection::start_job(wire::Call& call, wire::Message message, bool is_infer) {
+std::unique_ptr<DecodeJob> Connection::make_job(const wire::Call& call, wire::Message message, bool is_infer) {
   auto job = std::make_unique<DecodeJob>();
   job->endpoint_id = id_;
   job->call_id = call.stream_id;
@@ -174,18 +202,35 @@ void Connection::start_job(wire::Call& call, wire::Message message, bool is_infe
   job->engine = &loop_.engine();
   job->options = &loop_.options();
   job->hold = &loop_.catalog();
-  if (!loop_.submit_job(job.get())) {
-    refuse(call, resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later"),
-           nullptr);
-    return;
-  }
+  return job;
+}
+
+bool Connection::submit_job(std::unique_ptr<DecodeJob>& job) {
+  if (!loop_.submit_job(job.get())) return false;
   ++job->hold->tickets;
   job.release();  // the ring brings it back
-  set_stage(call, is_infer ? Stage::kInferJob : Stage::kOwnerJob);
+  return true;
+}
+
+Status Connection::too_many_jobs() {
+  return resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later");
+}
+
+void Connection::start_job(wire::Call& call, wire::Message message, bool is_infer) {
+  std::unique_ptr<DecodeJob> job = make_job(call, std::move(message), is_infer);
+  if (submit_job(job)) {
+    set_stage(call, is_infer ? Stage::kInferJob : Stage::kOwnerJob);
+  } else {
+    refuse(call, too_many_jobs(), nullptr);
+  }
 }
 
 void Connection::finish_job(LoopJob& finished) {
   auto& job = static_cast<DecodeJob&>(finished);
+  if (job.stream_message != nullptr) {
+    job.stream_message->stream->finish_job(job, *job.stream_message);
+    return;
+  }
   wire::Call* call = codec_.find(job.call_id);
   if (call == nullptr) return;
   if (!job.ran) {
@@ -207,11 +252,15 @@ void Connection::hand_to_owner(wire::Call& call, wire::Message message) {
 
 void Connection::refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked) {
   if (model != nullptr) model->counters.unserved(status.code(), false, 0);
-  log(call, status.code(), nullptr, asked.bytes, 0, true, &asked);
+  log(call, call.received, status.code(), nullptr, asked.bytes, 0, true, &asked);
   codec_.finish(call, status);
 }
 
 void Connection::finish_ticket(Ticket& ticket) {
+  if (ticket.cookie_message != nullptr) {
+    static_cast<StreamMessage*>(ticket.cookie_message)->stream->finish_ticket(ticket);
+    return;
+  }
   wire::Call* call = codec_.find(static_cast<std::int32_t>(ticket.cookie_call));
   if (ticket.cookie_held >= 0) codec_.release_slot(static_cast<std::size_t>(ticket.cookie_held));
   if (call == nullptr || call->user != &ticket) return;
@@ -219,33 +268,73 @@ void Connection::finish_ticket(Ticket& ticket) {
     respond(*call, ticket);
     return;
   }
-  log(*call, ticket.status.code(), &ticket, ticket.cookie_bytes, 0);
+  log(*call, call->received, ticket.status.code(), &ticket, ticket.cookie_bytes, 0);
   codec_.finish(*call, ticket.status);
 }
 
-void Connection::respond(wire::Call& call, Ticket& ticket) {
+wire::InferResponse Connection::response_of(const Ticket& ticket) {
   const auto& model = *static_cast<const Model*>(ticket.cookie_model);
+  wire::InferResponse response;
+  response.model_name = model.name;
+  response.model_version = model.version_text;
+  response.id = ticket.id;
+  std::vector<wire::ResponseParameter>& parameters = loop_.response_parameters_;
+  parameters.clear();
+  if (ticket.timing && ticket.status.ok()) {
+    parameters.push_back({"headrace_batch_size", ticket.batch_rows});
+    parameters.push_back({"headrace_queue_ns", ticket.time.started - ticket.time.queued});
+    parameters.push_back({"headrace_compute_ns", ticket.time.finished - ticket.time.started});
+  }
+  response.parameters = parameters;
   std::vector<wire::ResponseOutput>& outputs = loop_.response_outputs_;
   outputs.clear();
   for (std::size_t i = 0; i < ticket.outputs.size(); ++i) {
     if (ticket.outputs[i]) outputs.push_back({model.signature.outputs[i].name, &ticket.outputs[i]});
   }
-  const wire::ResponseParameter timing[] = {
-      {"headrace_batch_size", ticket.batch_rows},
-      {"headrace_queue_ns", ticket.time.started - ticket.time.queued},
-      {"headrace_compute_ns", ticket.time.finished - ticket.time.started},
-  };
-  wire::InferResponse response;
-  response.model_name = model.name;
-  response.model_version = model.version_text;
-  response.id = ticket.id;
-  if (ticket.timing) response.parameters = timing;
   response.outputs = outputs;
+  return response;
+}
+
+void Connection::respond(wire::Call& call, Ticket& ticket) {
   loop_.out_.clear();
-  wire::encode_infer_response(response, loop_.out_);
-  if (loop_.options().access_log) log(call, Code::kOk, &ticket, ticket.cookie_bytes, loop_.out_.size());
+  wire::encode_infer_response(response_of(ticket), loop_.out_);
+  if (loop_.options().access_log) {
+    log(call, call.received, Code::kOk, &ticket, ticket.cookie_bytes, loop_.out_.size());
+  }
   codec_.send(call, loop_.out_);
   codec_.finish(call, Status());
+}
+
+void Connection::encode_stream_answer(const Ticket& ticket, bool final) {
+  wire::InferResponse response = response_of(ticket);
+  if (!ticket.status.ok()) {
+    response.outputs = {};
+    encode_stream_error(ticket.status, response);
+    return;
+  }
+  // Said of each answer, asked for or not: Triton's clients read it where it is.
+  loop_.response_parameters_.push_back({"triton_final_response", final});
+  response.parameters = loop_.response_parameters_;
+  wire::encode_stream_infer_response("", response, loop_.out_);
+  constexpr std::size_t kMostBytes = std::numeric_limits<std::uint32_t>::max();
+  if (loop_.out_.size() <= kMostBytes) return;
+  response.outputs = {};
+  encode_stream_error(internal_error("the answer has " + std::to_string(loop_.out_.size()) +
+                                     " bytes; a gRPC message has at most 4 GiB: ask for less at once"),
+                      response);
+}
+
+void Connection::encode_stream_error(const Status& status, wire::InferResponse response) {
+  loop_.response_parameters_.assign({{"triton_final_response", true}});
+  response.parameters = loop_.response_parameters_;
+  // Without a text it would not be an error.
+  wire::encode_stream_infer_response(status.message().empty() ? status.to_string() : status.message(), response,
+                                     loop_.out_);
+}
+
+void Connection::end_stream(wire::Call& call, const Status& status) {
+  if (!status.ok()) log(call, call.received, status.code(), nullptr, 0, 0);
+  codec_.finish(call, status);
 }
 
 unsigned Connection::reply(std::int32_t call_id, std::span<const std::byte> message) {
@@ -254,7 +343,7 @@ unsigned Connection::reply(std::int32_t call_id, std::span<const std::byte> mess
   if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
     loop_.out_.clear();
     loop_.out_.own.assign(reinterpret_cast<const char*>(message.data()), message.size());
-    log(*call, Code::kOk, nullptr, 0, message.size());
+    log(*call, call->received, Code::kOk, nullptr, 0, message.size());
     codec_.send(*call, loop_.out_);
     codec_.finish(*call, Status());
   }
@@ -266,7 +355,7 @@ unsigned Connection::fail(std::int32_t call_id, const Status& status, const wire
   const Loop::Step step(loop_);
   wire::Call* call = codec_.find(call_id);
   if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
-    log(*call, status.code(), nullptr, 0, 0);
+    log(*call, call->received, status.code(), nullptr, 0, 0);
     codec_.finish(*call, status, trailers);
   }
   loop_.arm_timer(*this);
@@ -280,7 +369,11 @@ unsigned Connection::shutdown_notice() {
 
 unsigned Connection::shutdown_final() {
   codec_.shutdown_final();
-  return bits();
+  for (std::size_t i = 0; i < streams_.size(); ++i) {
+    streams_[i]->close({Code::kUnavailable,
+                        "the server is shutting down: what was sent on this stream and has no answer was not run"});
+  }
+  return settle();
 }
 
 unsigned Connection::abort_calls(const Status& status) {
@@ -291,10 +384,10 @@ unsigned Connection::abort_calls(const Status& status) {
     on_cancelled(*call, status.code());
     codec_.finish(*call, status);
   }
-  return bits();
+  return settle();
 }
 
-void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
+void Connection::log(const wire::Call& call, Nanos received, Code code, const Ticket* ticket, std::size_t request_bytes,
                      std::size_t response_bytes, bool answered, const Asked* asked) {
   if (!loop_.options().access_log) return;
   AccessEntry entry;
@@ -303,7 +396,7 @@ void Connection::log(const wire::Call& call, Code code, const Ticket* ticket, st
   entry.code = code;
   entry.request_bytes = request_bytes;
   entry.response_bytes = response_bytes;
-  entry.total_ns = loop_.engine().clock().now() - call.received;
+  entry.total_ns = loop_.engine().clock().now() - received;
   if (asked != nullptr) {
     entry.model = asked->model;
     entry.version = asked->version;

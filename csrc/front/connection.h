@@ -1,14 +1,17 @@
-// One gRPC connection: the wire codec, the catalog and the engine meet here and nowhere else. ModelInfer is answered
-// natively; calls of the owner's methods come out of take_calls and go back in through reply and fail.
+// One gRPC connection: the wire codec, the catalog and the engine meet here and nowhere else. ModelInfer and
+// ModelStreamInfer (InferStream) are answered natively; calls of the owner's methods come out of take_calls and go back
+// in through reply and fail.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "front/infer_stream.h"
 #include "front/loop.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
@@ -24,6 +27,7 @@ struct Asked {
 };
 
 inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
+inline constexpr char kModelStreamInferPath[] = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 // A unary call for the owner to answer.
 struct OwnerCall {
@@ -60,7 +64,16 @@ class Connection final : public Endpoint, private wire::CallHandler {
   std::size_t open_calls() const { return codec_.open_calls(); }
 
  private:
-  enum class Stage : std::uint64_t { kInferWaiting, kInferJob, kInferRunning, kOwnerWaiting, kOwnerJob, kOwnerRunning };
+  friend class InferStream;
+  enum class Stage : std::uint64_t {
+    kInferWaiting,
+    kInferJob,
+    kInferRunning,
+    kOwnerWaiting,
+    kOwnerJob,
+    kOwnerRunning,
+    kStream
+  };
   static constexpr std::size_t kOutputStep = std::size_t{1} << 20;
 
   void on_call(wire::Call& call) override;
@@ -70,7 +83,11 @@ class Connection final : public Endpoint, private wire::CallHandler {
 
   static Stage stage(const wire::Call& call) { return static_cast<Stage>(call.user_id); }
   static void set_stage(wire::Call& call, Stage stage) { call.user_id = static_cast<std::uint64_t>(stage); }
+  static InferStream& stream(const wire::Call& call) { return *static_cast<InferStream*>(call.user); }
   void infer(wire::Call& call, wire::Message message);
+  std::unique_ptr<DecodeJob> make_job(const wire::Call& call, wire::Message message, bool infer);
+  bool submit_job(std::unique_ptr<DecodeJob>& job);  // false: the worker has too many already
+  static Status too_many_jobs();
   void start_job(wire::Call& call, wire::Message message, bool infer);
   void run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model, std::size_t request_bytes);
   static Asked asked(const wire::InferRequest& request, std::size_t bytes) {
@@ -81,15 +98,27 @@ class Connection final : public Endpoint, private wire::CallHandler {
   void finish_job(LoopJob& finished) override;
   Nanos next_timeout() const override { return codec_.next_timeout(); }
   void on_timer(Nanos now) override { codec_.on_timer(now); }
+  void next_step() override;
+  void end_step() override;
+  // The end of a step of this connection alone: what it has staged is submitted, its timer set. Returns bits().
+  unsigned settle();
+  void ask_again() { loop_.ask_again(*this); }
   void hand_to_owner(wire::Call& call, wire::Message message);
+  // What the ticket answers: views into it, and into the loop's scratch.
+  wire::InferResponse response_of(const Ticket& ticket);
   void respond(wire::Call& call, Ticket& ticket);
+  // One answer of a stream, into the loop's `out_`. `final`: none follows for its request.
+  void encode_stream_answer(const Ticket& ticket, bool final);
+  void encode_stream_error(const Status& status, wire::InferResponse response);
+  void end_stream(wire::Call& call, const Status& status);
   // The call's ticket or task goes its way; what comes back of it finds nobody.
   void abandon(wire::Call& call);
   // `answered`: the ticket is back. Until then a lane may be writing to it, and only what the submitter set is read.
-  void log(const wire::Call& call, Code code, const Ticket* ticket, std::size_t request_bytes,
+  void log(const wire::Call& call, Nanos received, Code code, const Ticket* ticket, std::size_t request_bytes,
            std::size_t response_bytes, bool answered = true, const Asked* asked = nullptr);
 
   bool paused_ = false;
+  std::vector<std::unique_ptr<InferStream>> streams_;
   std::vector<OwnerCall> calls_;
   std::vector<std::int32_t> cancelled_;
   wire::GrpcConnection codec_;  // last: its end calls on_cancelled

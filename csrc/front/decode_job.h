@@ -10,10 +10,13 @@
 
 namespace headrace {
 
+struct StreamMessage;
+
 struct DecodeJob final : LoopJob {
   std::int32_t call_id = 0;
   wire::Message message;
-  bool infer = false;  // a ModelInferRequest: decode it too
+  bool infer = false;                       // a ModelInferRequest: decode it too
+  StreamMessage* stream_message = nullptr;  // that it is; null: the call is of one message
   Engine* engine = nullptr;
   const LoopOptions* options = nullptr;
   std::size_t request_bytes = 0;

@@ -37,6 +37,10 @@ class Endpoint {
   virtual void finish_job(LoopJob& job) = 0;
   virtual Nanos next_timeout() const = 0;
   virtual void on_timer(Nanos now) = 0;
+  // The next step that it has asked for by Loop::ask_again.
+  virtual void next_step() {}
+  // Of a step in which it had a part, before its bits() are read.
+  virtual void end_step() {}
 
   Loop& loop_;
   const std::uint64_t id_;

@@ -193,8 +193,14 @@ void Loop::drain(std::vector<Ready>& ready) {
     fetch_early(backlog_);
     complete(completion, touched_);
   }
+  for (const std::uint64_t id : std::exchange(asked_again_, {})) {
+    Endpoint* found = endpoint(id);
+    if (found == nullptr) continue;
+    found->next_step();
+    if (!std::exchange(found->touched_, true)) touched_.push_back(found);
+  }
   if (backlog_ != nullptr) ring_.wake();
-  flush();  // jobs that ended may have staged tickets
+  flush();  // jobs that ended, and streams that were read on, may have staged tickets
   for (Endpoint* touched : touched_) {
     touched->touched_ = false;
     touched->now_ = now;
@@ -202,7 +208,13 @@ void Loop::drain(std::vector<Ready>& ready) {
   }
 }
 
+void Loop::ask_again(const Endpoint& endpoint) {
+  asked_again_.push_back(endpoint.id());
+  ring_.wake();
+}
+
 void Loop::note(Endpoint& endpoint, std::vector<Ready>& ready) {
+  endpoint.end_step();
   arm_timer(endpoint);
   if (const unsigned bits = endpoint.bits(); bits != 0) ready.push_back({endpoint.token(), bits});
 }

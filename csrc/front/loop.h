@@ -113,6 +113,7 @@ class Loop {
 
  private:
   friend class Connection;
+  friend class InferStream;
 
   struct Slot {
     std::unique_ptr<Endpoint> endpoint;
@@ -126,6 +127,8 @@ class Loop {
 
   std::pair<std::uint64_t, Slot*> take_slot();
   std::uint64_t open(Slot& slot, std::unique_ptr<Endpoint> endpoint);
+  // The endpoint has more to do than a step should: next_step() is called in the next one.
+  void ask_again(const Endpoint& endpoint);
   bool is_method(const std::string& path) const { return methods_.contains(path); }
   CatalogHold& catalog();  // the current one
   Ticket* new_ticket();
@@ -156,6 +159,7 @@ class Loop {
   std::size_t outstanding_ = 0;  // tickets and jobs that have not come back
   std::vector<Timer> timers_;  // a heap, the earliest first; some are of connections that are gone or want another time
   std::vector<Endpoint*> touched_;
+  std::vector<std::uint64_t> asked_again_;  // endpoints, by id
   std::deque<AccessEntry> access_log_;
   std::uint64_t access_dropped_ = 0;
   Nanos max_step_ = 0;
@@ -163,6 +167,7 @@ class Loop {
   RequestDecoder decoder_;
   wire::OutMessage out_;
   std::vector<wire::ResponseOutput> response_outputs_;
+  std::vector<wire::ResponseParameter> response_parameters_;
 };
 
 }  // namespace headrace

@@ -1,9 +1,9 @@
 #include "front/request_admitter.h"
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 
 namespace headrace {
 namespace {
@@ -22,12 +22,6 @@ bool refused_parameter(std::string_view key) {
 }  // namespace
 
 Status RequestAdmitter::check_parameters(const wire::InferRequest& request) {
-  timing_ = false;
-  if (const wire::ParameterValue* value = request.parameter("headrace_timing"); value != nullptr) {
-    const bool* asked = std::get_if<bool>(value);
-    if (asked == nullptr) return invalid_argument("request parameter 'headrace_timing' must be a bool_param");
-    timing_ = *asked;
-  }
   for (const wire::WireInput& input : request.inputs) {
     for (const wire::Parameter& parameter : input.parameters) {
       if (refused_parameter(parameter.key)) return not_served(parameter.key, input.name);
@@ -65,6 +59,7 @@ Status RequestAdmitter::admit(const Catalog& catalog, RequestSource& source, Poo
   Result<Model*> resolved = catalog.resolve(request.model_name, request.model_version);
   if (!resolved) return resolved.status();
   model = *resolved;
+  if (Status status = read_parameters(request, parameters_); !status.ok()) return status;
   if (Status status = check_parameters(request); !status.ok()) return status;
   admission_.begin(*model, ticket);
   if (Status status = bind_inputs(source, pool); !status.ok()) return status;
@@ -73,7 +68,13 @@ Status RequestAdmitter::admit(const Catalog& catalog, RequestSource& source, Poo
   }
   if (Status status = admission_.finish(); !status.ok()) return status;
   ticket.id.assign(request.id);
-  ticket.timing = timing_;
+  ticket.timing = parameters_.timing;
+  ticket.priority = parameters_.priority;
+  ticket.in_sequence = parameters_.in_sequence;
+  ticket.timeout = model->policy.default_timeout;
+  if (model->policy.allow_timeout_override && parameters_.timeout != 0) {
+    ticket.timeout = std::min(ticket.timeout, parameters_.timeout);
+  }
   ticket.charge = std::move(source.charge());
   ticket.model = model->entry;
   return {};

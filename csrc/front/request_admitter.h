@@ -9,6 +9,7 @@
 #include "batching/request.h"
 #include "engine/admission.h"
 #include "engine/catalog.h"
+#include "front/request_parameters.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
 #include "wire/infer_codec.h"
@@ -44,16 +45,16 @@ class RequestSource {
 
 class RequestAdmitter {
  public:
-  // Fills the ticket (all but sink, cookies, deadline and time.received) and takes the source's charge over. `model` is
-  // set as soon as it is known, so that a refusal can be counted.
+  // Fills the ticket (all but sink and cookies; Ticket::start sets its times) and takes the source's charge over.
+  // `model` is set as soon as it is known, so that a refusal can be counted.
   Status admit(const Catalog& catalog, RequestSource& source, Pool& pool, Ticket& ticket, Model*& model);
 
  private:
-  Status check_parameters(const wire::InferRequest& request);
+  static Status check_parameters(const wire::InferRequest& request);
   Status bind_inputs(const RequestSource& source, Pool& pool);
 
   Admission admission_;
-  bool timing_ = false;
+  RequestParameters parameters_;
 };
 
 }  // namespace headrace

@@ -5,16 +5,25 @@
 #include <string_view>
 #include <utility>
 
+#include "base/check.h"
 #include "wire/grpc_connection.h"
 
 namespace headrace::wire {
 namespace {
 
-constexpr std::size_t kKeptPath = 256;  // memory of a path that outlives its call
+constexpr std::size_t kKeptPath = 256;                      // memory of a path that outlives its call
+constexpr std::size_t kHeldStep = std::size_t{1} << 20;     // held bytes that are read in one step
+constexpr std::size_t kHeldCharge = std::size_t{64} << 10;  // held bytes are charged in steps of this
 
 std::string seconds(Nanos time) { return std::to_string(time / kSecond) + " s"; }
 
 }  // namespace
+
+Status output_refusal(std::size_t waiting, std::size_t max_output_bytes) {
+  return resource_exhausted(std::to_string(waiting) + " bytes of answers wait on this connection, over the limit of " +
+                            std::to_string(max_output_bytes) +
+                            " (--max-output-bytes): read the answers before making new calls");
+}
 
 // ---- requests
 
@@ -68,12 +77,7 @@ void GrpcConnection::Impl::on_headers(Http2Stream& http2) {
     return;
   }
   if (session_.output_waiting() > limits_.max_output_bytes) {
-    answer(stream,
-           resource_exhausted(std::to_string(session_.output_waiting()) +
-                              " bytes of answers wait on this connection, over the limit of " +
-                              std::to_string(limits_.max_output_bytes) +
-                              " (--max-output-bytes): read the answers before making new calls"),
-           {});
+    answer(stream, output_refusal(session_.output_waiting(), limits_.max_output_bytes), {});
     return;
   }
   ++counters_.calls;
@@ -85,11 +89,26 @@ void GrpcConnection::Impl::on_headers(Http2Stream& http2) {
 
 void GrpcConnection::Impl::on_data(Http2Stream& http2, std::span<const std::byte> data) {
   auto& stream = static_cast<CallStream&>(http2);
-  while (stream.open && !data.empty()) {
+  if (!stream.held.empty()) {
+    if (stream.open) hold(stream, data);
+    return;
+  }
+  read_messages(stream, data);
+  if (!stream.open) return;
+  if (stream.paused) {
+    if (!data.empty()) hold(stream, data);
+    return;
+  }
+  note_message_time(stream);
+  session_.give_window(stream, stream.intake.left());
+}
+
+void GrpcConnection::Impl::read_messages(CallStream& stream, std::span<const std::byte>& data) {
+  while (stream.open && !stream.paused && !data.empty()) {
     Message message;
     Status refusal;
     const auto step = stream.intake.feed(context_, stream.head.encoding(), data, message, refusal);
-    if (step == MessageIntake::Step::kMore) break;
+    if (step == MessageIntake::Step::kMore) return;
     if (step == MessageIntake::Step::kRefused) {
       end_call(stream, refusal);
       return;
@@ -99,9 +118,69 @@ void GrpcConnection::Impl::on_data(Http2Stream& http2, std::span<const std::byte
     ++counters_.messages;
     handler_.on_message(stream, std::move(message));
   }
-  if (!stream.open) return;
+}
+
+// ---- a call that is paused
+
+void GrpcConnection::Impl::pause_messages(CallStream& stream) {
+  HEADRACE_CHECK(stream.open);
+  stream.paused = true;
+  // It is we who wait.
+  stalls_.remove(stream.stall);
+  wholes_.remove(stream.whole);
+}
+
+// At most the stream's window: what is held gives none back.
+void GrpcConnection::Impl::hold(CallStream& stream, std::span<const std::byte> data) {
+  const std::size_t total = stream.held.size() + data.size();
+  if (total > stream.held_charged) {
+    const std::size_t upto = (total / kHeldCharge + 1) * kHeldCharge;
+    const std::size_t more = upto - stream.held_charged;
+    InflightBudget::Charge charge;
+    if (more <= context_.max_inflight_bytes - std::min(context_.max_inflight_bytes, context_.inflight_bytes)) {
+      charge = context_.budget.take(upto);
+    }
+    if (!charge) {
+      end_call(stream, resource_exhausted("no room for " + std::to_string(total) +
+                                          " bytes of messages that wait for their turn on this stream: the connection "
+                                          "(--connection-inflight-bytes) or the server (--process-inflight-bytes) has "
+                                          "too many request bytes in flight; wait for answers before sending more"));
+      return;
+    }
+    context_.inflight_bytes += more;
+    stream.held_charged = upto;
+    stream.held_charge = std::move(charge);
+  }
+  stream.held.append(reinterpret_cast<const char*>(data.data()), data.size());
+}
+
+void GrpcConnection::Impl::release_held(CallStream& stream) {
+  if (stream.held_charged == 0) return;
+  context_.inflight_bytes -= std::exchange(stream.held_charged, 0);
+  stream.held_charge.release();
+  std::string().swap(stream.held);
+  stream.held_at = 0;
+}
+
+bool GrpcConnection::Impl::resume_messages(CallStream& stream) {
+  HEADRACE_CHECK(stream.open);
+  stream.paused = false;
+  const std::span<const std::byte> held = std::as_bytes(std::span<const char>(stream.held)).subspan(stream.held_at);
+  std::span<const std::byte> step = held.first(std::min(held.size(), kHeldStep));
+  const std::size_t before = step.size();
+  read_messages(stream, step);
+  if (!stream.open) return true;
+  stream.held_at += before - step.size();
+  if (stream.held_at < stream.held.size()) return stream.paused;
+  release_held(stream);
+  if (stream.paused) return true;
+  if (std::exchange(stream.end_held, false)) {
+    end_of_request(stream);
+    return true;
+  }
   note_message_time(stream);
   session_.give_window(stream, stream.intake.left());
+  return true;
 }
 
 void GrpcConnection::Impl::note_message_time(CallStream& stream) {
@@ -117,6 +196,14 @@ void GrpcConnection::Impl::note_message_time(CallStream& stream) {
 void GrpcConnection::Impl::on_end(Http2Stream& http2) {
   auto& stream = static_cast<CallStream&>(http2);
   if (!stream.open) return;
+  if (stream.paused || !stream.held.empty()) {
+    stream.end_held = true;
+    return;
+  }
+  end_of_request(stream);
+}
+
+void GrpcConnection::Impl::end_of_request(CallStream& stream) {
   stalls_.remove(stream.stall);
   if (stream.intake.partial()) {
     end_call(stream, internal_error("the request ended in the middle of a message"));
@@ -157,6 +244,7 @@ void GrpcConnection::Impl::close_call(CallStream& stream) {
   stalls_.remove(stream.stall);
   wholes_.remove(stream.whole);
   stream.intake.reset(context_);
+  release_held(stream);
 }
 
 void GrpcConnection::Impl::tell_cancelled(CallStream& stream, Code reason) {
@@ -202,7 +290,7 @@ void GrpcConnection::Impl::recycle(CallStream& stream) {
   stream.deadline_handed_over = stream.awaits_message = false;
   stream.user = nullptr;
   stream.user_id = 0;
-  stream.responded = stream.any_message = false;
+  stream.responded = stream.any_message = stream.paused = stream.end_held = false;
   if (!stream.status.ok()) stream.status = Status();
   stream.trailers.clear();
   stream.reopen();
@@ -291,6 +379,8 @@ void GrpcConnection::release_bytes(Call& call, std::size_t bytes) {
 }
 std::size_t GrpcConnection::hold_slot(Call& call) { return impl_->hold_slot(static_cast<CallStream&>(call)); }
 void GrpcConnection::release_slot(std::size_t held) { impl_->release_slot(held); }
+void GrpcConnection::pause_messages(Call& call) { impl_->pause_messages(static_cast<CallStream&>(call)); }
+bool GrpcConnection::resume_messages(Call& call) { return impl_->resume_messages(static_cast<CallStream&>(call)); }
 void GrpcConnection::take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now) {
   impl_->take_output(chunks, budget_bytes, now);
 }
@@ -305,6 +395,9 @@ std::size_t GrpcConnection::open_calls() const { return impl_->open_calls(); }
 bool GrpcConnection::has_output() const { return impl_->has_output(); }
 std::vector<std::int32_t> GrpcConnection::open_streams() const { return impl_->open_streams(); }
 std::size_t GrpcConnection::output_waiting() const { return impl_->output_waiting(); }
+std::size_t GrpcConnection::output_waiting(const Call& call) const {
+  return static_cast<const CallStream&>(call).output.size();
+}
 std::size_t GrpcConnection::inflight_bytes() const { return impl_->inflight_bytes(); }
 const GrpcCounters& GrpcConnection::counters() const { return impl_->counters(); }
 

@@ -101,6 +101,15 @@ class GrpcConnection {
   std::size_t hold_slot(Call& call);
   void release_slot(std::size_t held);
 
+  // No on_message and no on_end for this call until resume_messages: what still comes is held, charged to the
+  // connection and to the process (no room for it ends the call), and the peer gets no more window for it. May be
+  // called from within on_message.
+  void pause_messages(Call& call);
+  // Goes on with what is held; on_message and on_end come from within. False: bytes are left although nobody has paused
+  // again, because a step is short; call it once more in a later step. The call may be gone when this returns, and then
+  // the answer is true. Not to be called from within on_message.
+  [[nodiscard]] bool resume_messages(Call& call);
+
   bool has_output() const;  // take_output is worth a call
   // What is to be written now, at most about `budget_bytes`; appends chunks. Empty when there is nothing (or nothing
   // that flow control lets go). The owner calls it until it appends nothing, or until its transport says stop.
@@ -120,15 +129,19 @@ class GrpcConnection {
 
   bool wants_close() const;  // nothing more will come of this connection: close it once its output is written
   std::size_t open_calls() const;
-  std::vector<std::int32_t> open_streams() const;  // of the open calls, for find(); the newest first
-  std::size_t output_waiting() const;              // response bytes accepted by send() and not yet taken
-  std::size_t inflight_bytes() const;              // request bytes charged to this connection
+  std::vector<std::int32_t> open_streams() const;      // of the open calls, for find(); the newest first
+  std::size_t output_waiting() const;                  // response bytes accepted by send() and not yet taken
+  std::size_t output_waiting(const Call& call) const;  // of them, this call's
+  std::size_t inflight_bytes() const;                  // request bytes charged to this connection
   const GrpcCounters& counters() const;
 
  private:
   class Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// What a call gets that comes while `waiting` bytes of answers wait on its connection, over max_output_bytes.
+Status output_refusal(std::size_t waiting, std::size_t max_output_bytes);
 
 // Inflates a compressed message into one pooled block, never past `max_bytes` (RESOURCE_EXHAUSTED names the limit);
 // broken data is INTERNAL, as gRPC says. Runs on a worker, not on a loop.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -22,6 +23,12 @@ struct CallStream final : Http2Stream, Call {
   bool open = false;       // the handler knows the call, and may use it
   bool responded = false;  // the first header block of the answer is on its way
   bool any_message = false;
+  bool paused = false;    // the handler wants no message now
+  bool end_held = false;  // END_STREAM came meanwhile
+  std::string held;       // the body's bytes that came meanwhile; those before held_at are read
+  std::size_t held_at = 0;
+  std::size_t held_charged = 0;  // to the connection
+  InflightBudget::Charge held_charge;
   std::size_t charged = 0;      // whole messages, to the connection
   TimedNode<CallStream> stall;  // half a message
   TimedNode<CallStream> whole;
@@ -51,6 +58,8 @@ class GrpcConnection::Impl final : public Http2Events {
   void release_bytes(CallStream& stream, std::size_t bytes);
   std::size_t hold_slot(CallStream& stream);
   void release_slot(std::size_t held);
+  void pause_messages(CallStream& stream);
+  bool resume_messages(CallStream& stream);
   void take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now);
   void output_progress(Nanos now) { last_moved_ = now_ = now; }
   void output_blocked(bool blocked, Nanos now);
@@ -79,6 +88,11 @@ class GrpcConnection::Impl final : public Http2Events {
   }
 
  private:
+  // Hands out the messages in `data` until it is used up, the call has ended or the handler has paused it.
+  void read_messages(CallStream& stream, std::span<const std::byte>& data);
+  void hold(CallStream& stream, std::span<const std::byte> data);
+  void release_held(CallStream& stream);
+  void end_of_request(CallStream& stream);
   void close_call(CallStream& stream);
   void tell_cancelled(CallStream& stream, Code reason);
   void end_call(CallStream& stream, const Status& status);

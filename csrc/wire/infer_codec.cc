@@ -262,7 +262,15 @@ std::size_t output_size(const ResponseOutput& output, std::size_t dims) {
   return text_size(output.name) + text_size(dtype_name(output.tensor->dtype)) + (dims == 0 ? 0 : field_size(dims));
 }
 
-std::size_t value_size(std::int64_t value) { return 1 + varint_size(static_cast<std::uint64_t>(value)); }
+// As InferParameter's fields: bool_param is 1, int64_param 2.
+std::uint64_t value_bits(const ResponseParameter& parameter) {
+  if (const bool* flag = std::get_if<bool>(&parameter.value)) return *flag ? 1 : 0;
+  return static_cast<std::uint64_t>(std::get<std::int64_t>(parameter.value));
+}
+std::uint32_t value_number(const ResponseParameter& parameter) {
+  return std::holds_alternative<bool>(parameter.value) ? 1 : 2;
+}
+std::size_t value_size(const ResponseParameter& parameter) { return 1 + varint_size(value_bits(parameter)); }
 
 // Writes into memory whose size was computed before.
 class Writer {
@@ -284,6 +292,75 @@ class Writer {
  private:
   char* at_;
 };
+
+// `stream_error` not null: inside a ModelStreamInferResponse, with this error_message.
+void encode(const InferResponse& response, const std::string_view* stream_error, OutMessage& out) {
+  out.clear();
+  std::size_t head = text_size(response.model_name) + text_size(response.model_version) + text_size(response.id);
+  for (const ResponseParameter& parameter : response.parameters) {
+    head += field_size(field_size(parameter.key.size()) + field_size(value_size(parameter)));
+  }
+  std::size_t owned = 0;
+  std::size_t viewed = 0;
+  for (const ResponseOutput& output : response.outputs) {
+    head += field_size(output_size(output, dims_size(output.tensor->shape.dims())));
+    const Tensor& tensor = *output.tensor;
+    const bool view = tensor.size > kViewBytes && tensor.block;
+    owned += 1 + varint_size(tensor.size);
+    (view ? viewed : owned) += tensor.size;
+  }
+  std::size_t envelope = 0;
+  if (stream_error != nullptr) envelope = text_size(*stream_error) + 1 + varint_size(head + owned + viewed);
+  out.own.reserve(envelope + head + owned);
+
+  out.own.resize(envelope + head);
+  Writer writer(out.own.data());
+  if (stream_error != nullptr) {
+    writer.text(1, *stream_error);
+    writer.key(bytes_key(2));
+    writer.varint(head + owned + viewed);
+  }
+  writer.text(1, response.model_name);
+  writer.text(2, response.model_version);
+  writer.text(3, response.id);
+  for (const ResponseParameter& parameter : response.parameters) {
+    const std::size_t value = value_size(parameter);
+    writer.key(bytes_key(4));
+    writer.varint(field_size(parameter.key.size()) + field_size(value));
+    writer.bytes(1, parameter.key);
+    writer.key(bytes_key(2));
+    writer.varint(value);
+    writer.key(varint_key(value_number(parameter)));
+    writer.varint(value_bits(parameter));
+  }
+  for (const ResponseOutput& output : response.outputs) {
+    const std::span<const std::int64_t> shape = output.tensor->shape.dims();
+    const std::size_t dims = dims_size(shape);
+    writer.key(bytes_key(5));
+    writer.varint(output_size(output, dims));
+    writer.text(1, output.name);
+    writer.text(2, dtype_name(output.tensor->dtype));
+    if (dims == 0) continue;
+    writer.key(bytes_key(3));
+    writer.varint(dims);
+    for (const std::int64_t dim : shape) writer.varint(static_cast<std::uint64_t>(dim));
+  }
+  HEADRACE_CHECK(writer.at() == out.own.data() + envelope + head);
+
+  for (const ResponseOutput& output : response.outputs) {
+    const Tensor& tensor = *output.tensor;
+    char prefix[11];
+    Writer length(prefix);
+    length.key(bytes_key(6));
+    length.varint(tensor.size);
+    out.own.append(prefix, static_cast<std::size_t>(length.at() - prefix));
+    if (tensor.size > kViewBytes && tensor.block) {
+      out.views.push_back({out.own.size(), tensor.bytes(), tensor.block});
+    } else if (tensor.size != 0) {
+      out.own.append(reinterpret_cast<const char*>(tensor.data), tensor.size);
+    }
+  }
+}
 
 }  // namespace
 
@@ -319,64 +396,10 @@ Status decode_infer_request(std::span<const std::byte> bytes, const InferLimits&
   return {};
 }
 
-void encode_infer_response(const InferResponse& response, OutMessage& out) {
-  out.clear();
-  std::size_t head = text_size(response.model_name) + text_size(response.model_version) + text_size(response.id);
-  for (const ResponseParameter& parameter : response.parameters) {
-    head += field_size(field_size(parameter.key.size()) + field_size(value_size(parameter.value)));
-  }
-  std::size_t total = 0;
-  for (const ResponseOutput& output : response.outputs) {
-    head += field_size(output_size(output, dims_size(output.tensor->shape.dims())));
-    const Tensor& tensor = *output.tensor;
-    const bool view = tensor.size > kViewBytes && tensor.block;
-    total += 1 + varint_size(tensor.size) + (view ? 0 : tensor.size);
-  }
-  total += head;
-  out.own.reserve(total);
+void encode_infer_response(const InferResponse& response, OutMessage& out) { encode(response, nullptr, out); }
 
-  out.own.resize(head);
-  Writer writer(out.own.data());
-  writer.text(1, response.model_name);
-  writer.text(2, response.model_version);
-  writer.text(3, response.id);
-  for (const ResponseParameter& parameter : response.parameters) {
-    const std::size_t value = value_size(parameter.value);
-    writer.key(bytes_key(4));
-    writer.varint(field_size(parameter.key.size()) + field_size(value));
-    writer.bytes(1, parameter.key);
-    writer.key(bytes_key(2));
-    writer.varint(value);
-    writer.key(varint_key(2));  // InferParameter.int64_param
-    writer.varint(static_cast<std::uint64_t>(parameter.value));
-  }
-  for (const ResponseOutput& output : response.outputs) {
-    const std::span<const std::int64_t> shape = output.tensor->shape.dims();
-    const std::size_t dims = dims_size(shape);
-    writer.key(bytes_key(5));
-    writer.varint(output_size(output, dims));
-    writer.text(1, output.name);
-    writer.text(2, dtype_name(output.tensor->dtype));
-    if (dims == 0) continue;
-    writer.key(bytes_key(3));
-    writer.varint(dims);
-    for (const std::int64_t dim : shape) writer.varint(static_cast<std::uint64_t>(dim));
-  }
-  HEADRACE_CHECK(writer.at() == out.own.data() + head);
-
-  for (const ResponseOutput& output : response.outputs) {
-    const Tensor& tensor = *output.tensor;
-    char prefix[11];
-    Writer length(prefix);
-    length.key(bytes_key(6));
-    length.varint(tensor.size);
-    out.own.append(prefix, static_cast<std::size_t>(length.at() - prefix));
-    if (tensor.size > kViewBytes && tensor.block) {
-      out.views.push_back({out.own.size(), tensor.bytes(), tensor.block});
-    } else if (tensor.size != 0) {
-      out.own.append(reinterpret_cast<const char*>(tensor.data), tensor.size);
-    }
-  }
+void encode_stream_infer_response(std::string_view error, const InferResponse& response, OutMessage& out) {
+  encode(response, &error, out);
 }
 
 }  // namespace headrace::wire

@@ -97,7 +97,7 @@ struct ResponseOutput {
 };
 struct ResponseParameter {
   std::string_view key;
-  std::int64_t value;
+  std::variant<std::int64_t, bool> value;
 };
 struct InferResponse {
   std::string_view model_name;
@@ -111,5 +111,7 @@ struct InferResponse {
 // has a block become views, the others are copied in.
 inline constexpr std::size_t kViewBytes = std::size_t{64} << 10;
 void encode_infer_response(const InferResponse& response, OutMessage& out);
+// The same as a ModelStreamInferResponse. With an `error`, `response` says whose it is.
+void encode_stream_infer_response(std::string_view error, const InferResponse& response, OutMessage& out);
 
 }  // namespace headrace::wire

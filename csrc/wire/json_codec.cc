@@ -95,7 +95,11 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
       before = ',';
       append_json_string(parameter.key, text);
       text += ':';
-      append_integer(parameter.value, text);
+      if (const bool* flag = std::get_if<bool>(&parameter.value)) {
+        text += *flag ? "true" : "false";
+      } else {
+        append_integer(std::get<std::int64_t>(parameter.value), text);
+      }
     }
     text += '}';
   }

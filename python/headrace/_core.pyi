@@ -49,6 +49,9 @@ class BatchingOptions(TypedDict, total=False):
     max_queue_delay_ns: int
     max_queue_size: int
     max_queue_bytes: int
+    preserve_ordering: bool  # the answers of one stream go out in the order of its requests
+    default_timeout_ns: int  # of a request, from its last byte on; 0 is none
+    allow_timeout_override: bool  # a request's own `timeout` may shorten it
     max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
 
 class TensorInfo(TypedDict):

@@ -30,6 +30,7 @@ _GRAPH_LEVELS = {-1: 1, 1: 2, 2: 0}  # config.pbtxt -> ONNX Runtime: basic, exte
 _PASSED_ON = ("session.", "optimization.", "ep.")  # parameters that are the runtime's own session configuration
 
 _NO_EFFECT = "it has no effect here"
+_LONGEST_TIMEOUT = 1 << 50  # microseconds: 35 years
 _WARNED = {
     "cc_model_filenames": "models run on the CPU, and default_model_filename is used",
     "metric_tags": _NO_EFFECT,
@@ -216,6 +217,9 @@ def _batching(reader: _Reader, message: Any, stated: int | None) -> "BatchingOpt
         "max_queue_delay_ns": 0,
         "max_queue_size": config.max_queue_size,
         "max_queue_bytes": config.max_queue_bytes,
+        "preserve_ordering": False,
+        "default_timeout_ns": 0,
+        "allow_timeout_override": False,
         "max_lanes": _max_lanes(reader, message),
     }
     if not message.HasField("dynamic_batching"):
@@ -234,8 +238,14 @@ def _batching(reader: _Reader, message: Any, stated: int | None) -> "BatchingOpt
     queue = dynamic.default_queue_policy
     if queue.max_queue_size:  # 0 is no bound to Triton; here the server's bound stays
         options["max_queue_size"] = queue.max_queue_size
-    reader.warn_set("dynamic_batching.default_queue_policy", queue, {"max_queue_size"})
-    known = {"preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy"}
+    options["preserve_ordering"] = dynamic.preserve_ordering
+    options["default_timeout_ns"] = min(queue.default_timeout_microseconds, _LONGEST_TIMEOUT) * 1000
+    options["allow_timeout_override"] = queue.allow_timeout_override
+    if queue.timeout_action == _proto.ModelQueuePolicy.DELAY:
+        reader.warn("dynamic_batching.default_queue_policy.timeout_action DELAY", "what is late is refused")
+    obeyed = {"max_queue_size", "default_timeout_microseconds", "allow_timeout_override", "timeout_action"}
+    reader.warn_set("dynamic_batching.default_queue_policy", queue, obeyed)
+    known = {"preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy", "preserve_ordering"}
     reader.warn_set("dynamic_batching", dynamic, known)
     return options
 

@@ -224,14 +224,15 @@ TEST_F(ConnectionTest, AMethodTakesExactlyOneMessage) {
   auto peer = connect();
   for (const char* path : {kModelInferPath, kOwnerPath}) {
     const std::int32_t none = peer->client.request(H2Client::grpc_headers(path), "");
-    EXPECT_EQ(status(*peer, none), std::string("3 method ") + path + " takes one message; none came");
+    EXPECT_EQ(status(*peer, none), std::string("12 method ") + path + " takes one message; none came");
   }
   trial_.hold();
   const std::string one = grpc_frame(InferText{}({1}));
   const std::int32_t twice = peer->client.request(H2Client::grpc_headers(kModelInferPath), one + one);
-  EXPECT_EQ(status(*peer, twice), std::string("3 method ") + kModelInferPath + " takes one message; a second one came");
+  EXPECT_EQ(status(*peer, twice),
+            std::string("12 method ") + kModelInferPath + " takes one message; a second one came");
   const std::int32_t owner = peer->client.request(H2Client::grpc_headers(kOwnerPath), grpc_frame("") + grpc_frame(""));
-  EXPECT_EQ(status(*peer, owner).substr(0, 2), "3 ");
+  EXPECT_EQ(status(*peer, owner).substr(0, 3), "12 ");
   EXPECT_EQ(at(*peer).take_cancelled(), (std::vector<std::int32_t>{owner}));
   clock_.await_waiters(3);  // the first message's run was stopped
 }
@@ -319,7 +320,7 @@ TEST_F(ConnectionTest, EveryCallIsOneLineInTheAccessLog) {
   EXPECT_GT(entries[1].request_bytes, 0U);
   EXPECT_EQ(entries[2].code, Code::kCancelled);
   EXPECT_EQ(entries[2].request_id, "reset");
-  EXPECT_EQ(entries[3].code, Code::kInvalidArgument);
+  EXPECT_EQ(entries[3].code, Code::kUnimplemented);
   EXPECT_EQ(entries[4].path, kOwnerPath);
   EXPECT_EQ(entries[4].response_bytes, 5U);
   EXPECT_TRUE(loop_->take_access_log(100).first.empty());

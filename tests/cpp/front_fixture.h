@@ -172,6 +172,7 @@ class FrontTest : public ::testing::Test {
     spec.version = 3;
     spec.backend = "trial";
     spec.batching_decided = true;
+    spec.batching = batching_;
     spec.batching.max_batch_size = max_batch_size;
     spec.batching.dynamic_batching = true;
     spec.max_lanes = max_lanes;
@@ -271,6 +272,7 @@ class FrontTest : public ::testing::Test {
   Trial trial_;
   EngineOptions engine_options_;
   LoopOptions loop_options_;
+  BatchingPolicy batching_;
   std::shared_ptr<Engine> engine_;
   std::unique_ptr<Loop> loop_;
   std::shared_ptr<Model> model_;

@@ -462,6 +462,22 @@ TEST_F(InferEncode, LeavesLargeTensorsAsViewsOfTheirBlocks) {
   EXPECT_EQ(joined(), expected);
 }
 
+TEST_F(InferEncode, AStreamsAnswerIsTheSameInAnEnvelope) {
+  const ResponseParameter parameters[] = {{"final", true}};
+  const ResponseOutput outputs[] = {{"a", tensor(DType::kInt8, {kViewBytes + 1}, kViewBytes + 1, 'a')}};
+  const InferResponse response{"m", "1", "id", parameters, outputs};
+  encode_infer_response(response, out_);
+  const std::string alone = joined();
+  EXPECT_NE(alone.find(std::string("\x05"
+                                   "final\x12\x02\x08\x01")),
+            std::string::npos);  // bool_param: true
+  encode_stream_infer_response("", response, out_);
+  EXPECT_EQ(joined(), message([&](pbf_writer& writer) { writer.add_message(2, alone); }));
+  EXPECT_EQ(out_.views.size(), 1U);
+  encode_stream_infer_response("no", {"m", "", "id", {}, {}}, out_);
+  EXPECT_EQ(joined(), "\x0a\x02no\x12\x07\x0a\x01m\x1a\x02id");
+}
+
 TEST_F(InferEncode, WritesAnEmptyResponse) {
   encode_infer_response({}, out_);
   EXPECT_EQ(out_.size(), 0U);

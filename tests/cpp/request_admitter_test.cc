@@ -126,6 +126,35 @@ TEST_F(RequestAdmitterTest, TimingIsABool) {
   EXPECT_EQ(found_, model_.get());
 }
 
+TEST_F(RequestAdmitterTest, PriorityAndSequenceStandOnTheTicket) {
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.priority, 0U);
+  EXPECT_FALSE(ticket_.in_sequence);
+  request_.parameters = {{"priority", std::int64_t{2}}, {"sequence_id", std::string_view("s")}};
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.priority, 2U);
+  EXPECT_TRUE(ticket_.in_sequence);
+}
+
+TEST_F(RequestAdmitterTest, ATimeoutCountsWhereTheModelAllowsItAndOnlyIfItIsShorter) {
+  parameter("timeout", std::int64_t{2000});
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.timeout, kNever);
+  model_->policy.allow_timeout_override = true;
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.timeout, 2 * kMillisecond);
+  model_->policy.default_timeout = kMillisecond;
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.timeout, kMillisecond);
+  parameter("timeout", std::int64_t{0});
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.timeout, kMillisecond) << "0 is none of its own";
+  model_->policy.allow_timeout_override = false;
+  parameter("timeout", std::int64_t{5});
+  ASSERT_TRUE(admit().ok());
+  EXPECT_EQ(ticket_.timeout, kMillisecond);
+}
+
 TEST_F(RequestAdmitterTest, WhatIsNotServedIsRefusedByName) {
   for (const char* name :
        {"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification"}) {

@@ -26,6 +26,7 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   ticket.cookie_held = 4;
   ticket.cookie_model = &pool;
   ticket.cookie_hold = &pool;
+  ticket.cookie_message = &pool;
   ticket.cookie_bytes = 3;
   ticket.charge = budget.take(1000);
   ASSERT_EQ(budget.charged(), 1000U);
@@ -34,6 +35,8 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   ticket.wanted = {1, 0};
   ticket.rows = 4;
   ticket.deadline = 5;
+  ticket.timeout = 5;
+  ticket.in_sequence = true;
   ticket.priority = 6;
   ticket.id = std::string(100, 'x');
   ticket.timing = true;
@@ -57,6 +60,9 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   EXPECT_EQ(ticket.next, nullptr);
   EXPECT_EQ(ticket.kind, CompletionKind::kFinal);
   EXPECT_EQ(ticket.sink, nullptr);
+  EXPECT_EQ(ticket.cookie_message, nullptr);
+  EXPECT_EQ(ticket.timeout, kNever);
+  EXPECT_FALSE(ticket.in_sequence);
   EXPECT_EQ(ticket.cookie_slot, 0U);
   EXPECT_EQ(ticket.cookie_call, 0U);
   EXPECT_EQ(ticket.cookie_model, nullptr);
@@ -90,6 +96,24 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   EXPECT_EQ(ticket.id.capacity(), id_capacity);
   EXPECT_EQ(pool.stats().bytes_in_use, 0U);
   EXPECT_EQ(pool.stats().blocks_in_use, 0U);
+}
+
+TEST(Ticket, ItsDeadlineIsTheEarlierOfTheCallsAndItsOwn) {
+  Ticket ticket;
+  ticket.start(100, kNever);
+  EXPECT_EQ(ticket.time.received, 100);
+  EXPECT_EQ(ticket.deadline, kNever);
+  ticket.start(100, 500);
+  EXPECT_EQ(ticket.deadline, 500);
+  ticket.timeout = 50;
+  ticket.start(100, 500);
+  EXPECT_EQ(ticket.deadline, 150);
+  ticket.timeout = 1000;
+  ticket.start(100, 500);
+  EXPECT_EQ(ticket.deadline, 500);
+  ticket.timeout = kNever - 10;
+  ticket.start(100, kNever);
+  EXPECT_EQ(ticket.deadline, kNever) << "not past the end of time";
 }
 
 }  // namespace

@@ -52,6 +52,9 @@ def test_without_a_file_the_probe_decides() -> None:
         "max_queue_delay_ns": 0,
         "max_queue_size": CONFIG.max_queue_size,
         "max_queue_bytes": CONFIG.max_queue_bytes,
+        "preserve_ordering": False,
+        "default_timeout_ns": 0,
+        "allow_timeout_override": False,
         "max_lanes": 0,
     }
 
@@ -87,6 +90,25 @@ def test_dynamic_batching_is_obeyed() -> None:
     assert found.batching["max_queue_delay_ns"] == 500_000
     assert found.batching["max_queue_size"] == 7
     assert found.warnings == ()
+
+
+def test_order_and_timeouts_are_obeyed() -> None:
+    found = read(
+        "max_batch_size: 2 dynamic_batching { preserve_ordering: true default_queue_policy "
+        "{ default_timeout_microseconds: 1500 allow_timeout_override: true timeout_action: REJECT } }"
+    )
+    assert found.batching["preserve_ordering"]
+    assert found.batching["default_timeout_ns"] == 1_500_000
+    assert found.batching["allow_timeout_override"]
+    assert found.warnings == ()
+
+
+def test_a_timeout_of_ages_is_still_a_number_of_nanoseconds() -> None:
+    found = read(
+        "max_batch_size: 2 dynamic_batching "
+        "{ default_queue_policy { default_timeout_microseconds: 18446744073709551615 } }"
+    )
+    assert 0 < found.batching["default_timeout_ns"] < 1 << 63
 
 
 def test_a_queue_size_of_zero_keeps_the_servers_bound() -> None:
@@ -161,7 +183,6 @@ def test_threads_stay_within_the_cores() -> None:
             'parameters { key: "cudnn_conv_algo_search" value { string_value: "0" } }',
             "parameters.cudnn_conv_algo_search",
         ),
-        ("max_batch_size: 2 dynamic_batching { preserve_ordering: true }", "dynamic_batching.preserve_ordering"),
         ("max_batch_size: 2 dynamic_batching { priority_levels: 2 }", "dynamic_batching.priority_levels"),
         (
             "max_batch_size: 2 dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
