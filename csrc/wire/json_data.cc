@@ -281,13 +281,15 @@ void infer_json_shape(JsonCursor& cursor, std::size_t depth, std::size_t max_dim
 }
 
 Result<Tensor> convert_json_data(const WireInput& input, DType dtype, std::size_t elements, Pool& pool) {
-  const std::string which = "input '" + std::string(input.name) + "': ";
+  const auto refuse = [&](const std::string& what) {
+    return invalid_argument("input '" + std::string(input.name) + "': " + what);
+  };
   if (dtype == DType::kInvalid) {
-    return invalid_argument(which + "datatype '" + std::string(input.datatype) + "' is not one that data can carry");
+    return refuse("datatype '" + std::string(input.datatype) + "' is not one that data can carry");
   }
   if (element_count(input.shape.dims()) != elements) {
-    return internal_error(which + std::to_string(elements) + " elements are not the product of its shape " +
-                          input.shape.to_string());
+    return internal_error("input '" + std::string(input.name) + "': " + std::to_string(elements) +
+                          " elements are not the product of its shape " + input.shape.to_string());
   }
   const std::string_view text(reinterpret_cast<const char*>(input.contents.data()), input.contents.size());
   JsonDataConverter converter(input.name, dtype, input.shape, elements, true);
@@ -295,14 +297,14 @@ Result<Tensor> convert_json_data(const WireInput& input, DType dtype, std::size_
     if (input.has_contents) {
       converter.check_size(text);
     } else if (elements != 0) {
-      return invalid_argument(which + "it has no data, its shape " + input.shape.to_string() + " needs " +
-                              std::to_string(elements) + " elements");
+      return refuse("it has no data, its shape " + input.shape.to_string() + " needs " + std::to_string(elements) +
+                    " elements");
     }
     // No string is longer than its text; the prefixes come on top.
     const bool strings = dtype == DType::kBytes;
     const std::optional<std::size_t> size =
         checked_multiply(elements, strings ? sizeof(std::uint32_t) : element_size(dtype));
-    if (!size) return invalid_argument(which + std::to_string(elements) + " elements are more than can be addressed");
+    if (!size) return refuse(std::to_string(elements) + " elements are more than can be addressed");
     Result<Block> block = pool.allocate(*size + (strings ? text.size() : 0));
     if (!block) return block.status();
     Tensor tensor;
@@ -316,8 +318,8 @@ Result<Tensor> convert_json_data(const WireInput& input, DType dtype, std::size_
   } catch (JsonDataRefusal& refusal) {
     return std::move(refusal.status);
   } catch (const JsonError& error) {
-    return invalid_argument(which + "data is not valid JSON: " + error.what + ", at byte " +
-                            std::to_string(error.at - text.data()) + " of it");
+    return refuse("data is not valid JSON: " + error.what + ", at byte " + std::to_string(error.at - text.data()) +
+                  " of it");
   }
 }
 

@@ -68,7 +68,7 @@ class JsonDataConverter {
   JsonCursor cursor_{{}};
   std::byte* out_ = nullptr;
   bool flat_ = false;
-  std::array<std::size_t, kMaxJsonDepth> index_{};  // of the arrays in one another that are being read
+  std::array<std::size_t, kMaxJsonDepth> index_;  // of the arrays in one another that are being read
 };
 
 // The shape that values are nested in, along the first of each array: what convert() then checks of all. `depth`:

@@ -26,19 +26,32 @@ struct Refusal {
 // A name from the request as a message may show it.
 std::string shown(std::string_view name) { return "'" + std::string(name.substr(0, 64)) + "'"; }
 
+// Where in the request: "the request", "inputs[3]". Words only when there is something to say.
+struct Place {
+  const char* what;
+  std::size_t index = kNoIndex;
+
+  static constexpr std::size_t kNoIndex = ~std::size_t{0};
+  std::string text() const {
+    std::string words(what);
+    if (index != kNoIndex) words.append("[").append(std::to_string(index)).append("]");
+    return words;
+  }
+};
+
 // One bit per member that has been seen; a second time is refused.
 class Members {
  public:
-  explicit Members(std::string place) : place_(std::move(place)) {}
+  explicit Members(Place place) : place_(place) {}
   void see(unsigned member, std::string_view name) {
     const unsigned bit = 1U << member;
-    if ((seen_ & bit) != 0) refuse("has " + shown(name) + " twice in " + place_ + "; send it once");
+    if ((seen_ & bit) != 0) refuse("has " + shown(name) + " twice in " + place_.text() + "; send it once");
     seen_ |= bit;
   }
   bool has(unsigned member) const { return (seen_ & (1U << member)) != 0; }
 
  private:
-  std::string place_;
+  Place place_;
   unsigned seen_ = 0;
 };
 
@@ -49,21 +62,22 @@ class Decoder {
 
   void decode(std::span<const std::byte> blobs) {
     bool inputs = false;
-    Members members("the request");
+    constexpr Place kHere{"the request"};
+    Members members(kHere);
     object(1, [&](std::string_view name) {
       if (name == "id") {
         members.see(0, name);
-        if (!null()) request_.id = text("id", "");
+        if (!null()) request_.id = text("id of ", kHere);
       } else if (name == "parameters") {
         members.see(1, name);
-        if (!null()) parameters(request_.parameters, "the request");
+        if (!null()) parameters(request_.parameters, kHere);
       } else if (name == "inputs") {
         members.see(2, name);
         inputs = true;
-        tensors("inputs", [&](const std::string& place) { input(place); });
+        tensors("inputs", [&](Place place) { input(place); });
       } else if (name == "outputs") {
         members.see(3, name);
-        if (!null()) tensors("outputs", [&](const std::string& place) { output(place); });
+        if (!null()) tensors("outputs", [&](Place place) { output(place); });
       } else {
         cursor_.skip_value(1);
       }
@@ -116,16 +130,16 @@ class Decoder {
     return raw;
   }
 
-  std::string_view limited(std::string_view value, const char* what, std::string_view place) const {
+  std::string_view limited(std::string_view value, const char* what, Place place) const {
     if (value.size() > limits_.max_name_bytes) {
-      refuse_limit(what + std::string(place) + " of " + std::to_string(value.size()) + " bytes", "--max-name-bytes",
+      refuse_limit(what + place.text() + " of " + std::to_string(value.size()) + " bytes", "--max-name-bytes",
                    limits_.max_name_bytes);
     }
     return value;
   }
 
-  std::string_view text(const char* what, std::string_view place) {
-    if (cursor_.peek() != '"') refuse("has no string as " + (what + std::string(place)));
+  std::string_view text(const char* what, Place place) {
+    if (cursor_.peek() != '"') refuse("has no string as " + (what + place.text()));
     bool escaped = false;
     const std::string_view raw = cursor_.string(escaped, "expected a string");
     if (!escaped) {
@@ -138,16 +152,16 @@ class Decoder {
     return limited(strings_.keep(raw), what, place);
   }
 
-  void parameters(std::vector<Parameter>& out, const std::string& place) {
+  void parameters(std::vector<Parameter>& out, Place place) {
     const std::size_t first = out.size();
-    if (cursor_.peek() != '{') refuse("has 'parameters' of " + place + " that are no object");
+    if (cursor_.peek() != '{') refuse("has 'parameters' of " + place.text() + " that are no object");
     object(2, [&](std::string_view name) {
       if (request_.parameters.size() + request_.tensor_parameters.size() == limits_.max_parameters) {
         refuse_limit("more parameters", "--max-parameters", limits_.max_parameters);
       }
       limited(name, "a parameter's name in ", place);
       for (std::size_t i = first; i < out.size(); ++i) {
-        if (out[i].key == name) refuse("has parameter " + shown(name) + " of " + place + " twice; send it once");
+        if (out[i].key == name) refuse("has parameter " + shown(name) + " of " + place.text() + " twice; send it once");
       }
       // A name with escapes lies in scratch memory.
       const bool scratch = name.data() == key_.data();
@@ -158,9 +172,9 @@ class Decoder {
     });
   }
 
-  ParameterValue parameter_value(std::string_view name, const std::string& place) {
+  ParameterValue parameter_value(std::string_view name, Place place) {
     const auto wrong = [&](const std::string& what) {
-      refuse("has parameter " + shown(name) + " of " + place + " that is " + what +
+      refuse("has parameter " + shown(name) + " of " + place.text() + " that is " + what +
              "; send true, false, a number or a string");
     };
     switch (cursor_.peek()) {
@@ -204,8 +218,8 @@ class Decoder {
     if (cursor_.peek() != '[') refuse("has '" + std::string(what) + "' that are no array");
     std::size_t index = 0;
     array("", [&] {
-      const std::string place = std::string(what) + "[" + std::to_string(index++) + "]";
-      if (cursor_.peek() != '{') refuse("has " + place + " that is no object");
+      const Place place{what, index++};
+      if (cursor_.peek() != '{') refuse("has " + place.text() + " that is no object");
       if (request_.inputs.size() + request_.outputs.size() == limits_.max_tensors) {
         refuse_limit("more inputs and outputs", "--max-tensors", limits_.max_tensors);
       }
@@ -213,7 +227,7 @@ class Decoder {
     });
   }
 
-  void input(const std::string& place) {
+  void input(Place place) {
     WireInput& input = request_.inputs.emplace_back();
     input.first_parameter = request_.tensor_parameters.size();
     Members members(place);
@@ -233,7 +247,7 @@ class Decoder {
       } else if (name == "data") {
         members.see(4, name);
         if (null()) return;
-        if (cursor_.peek() != '[') refuse("has 'data' of " + place + " that is no array");
+        if (cursor_.peek() != '[') refuse("has 'data' of " + place.text() + " that is no array");
         const std::string_view data = cursor_.skip_brackets(3);
         input.contents = {reinterpret_cast<const std::byte*>(data.data()), data.size()};
         input.has_contents = true;
@@ -245,14 +259,14 @@ class Decoder {
     constexpr const char* kNeeded[] = {"name", "shape", "datatype"};
     for (unsigned i = 0; i < 3; ++i) {
       if (!members.has(i)) {
-        const std::string which = input.name.empty() ? place : "input " + shown(input.name);
+        const std::string which = input.name.empty() ? place.text() : "input " + shown(input.name);
         refuse("has " + which + " without '" + kNeeded[i] + "'; an input needs name, shape and datatype");
       }
     }
     input.parameter_count = request_.tensor_parameters.size() - input.first_parameter;
   }
 
-  void output(const std::string& place) {
+  void output(Place place) {
     WireOutput& output = request_.outputs.emplace_back();
     output.first_parameter = request_.tensor_parameters.size();
     Members members(place);
@@ -267,12 +281,12 @@ class Decoder {
         cursor_.skip_value(3);
       }
     });
-    if (!members.has(0)) refuse("has " + place + " without 'name'; an output needs one");
+    if (!members.has(0)) refuse("has " + place.text() + " without 'name'; an output needs one");
     output.parameter_count = request_.tensor_parameters.size() - output.first_parameter;
   }
 
-  void shape(WireInput& input, const std::string& place) {
-    const auto which = [&] { return input.name.empty() ? place : "input " + shown(input.name); };
+  void shape(WireInput& input, Place place) {
+    const auto which = [&] { return input.name.empty() ? place.text() : "input " + shown(input.name); };
     if (cursor_.peek() != '[') refuse("has the shape of " + which() + " that is no array");
     std::vector<std::int64_t>& dims = request_.dims;
     dims.clear();

@@ -105,14 +105,18 @@ class Decoder {
     return find("b64") != specs_.size();
   }
 
-  std::size_t find(std::string_view name) const {
-    std::size_t i = 0;
-    while (i != specs_.size() && specs_[i].name != name) ++i;
-    return i;
+  // Rows name their inputs in one order, mostly: the one behind the last is looked at first.
+  std::size_t find(std::string_view name) {
+    for (std::size_t i = 0; i < specs_.size(); ++i) {
+      next_ = next_ < specs_.size() ? next_ : 0;
+      const std::size_t slot = next_++;
+      if (specs_[slot].name == name) return slot;
+    }
+    return specs_.size();
   }
 
   template <class Place>
-  std::size_t input(std::string_view name, Place place) const {
+  std::size_t input(std::string_view name, Place place) {
     const std::size_t slot = find(name);
     if (slot != specs_.size()) return slot;
     std::string all;
@@ -268,6 +272,7 @@ class Decoder {
   Pool& pool_;
   PredictRequest& request_;
   std::vector<Column> columns_;
+  std::size_t next_ = 0;  // of specs_
   std::string key_;  // the name in hand, where it had escapes
 };
 
