@@ -273,7 +273,7 @@ class Decoder {
   PredictRequest& request_;
   std::vector<Column> columns_;
   std::size_t next_ = 0;  // of specs_
-  std::string key_;  // the name in hand, where it had escapes
+  std::string key_;       // the name in hand, where it had escapes
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

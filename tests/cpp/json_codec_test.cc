@@ -136,7 +136,9 @@ TEST_F(JsonCodec, WritesTheHead) {
   response_.parameters = parameters;
   response_.id = "i\n";
   ASSERT_TRUE(encode({}, {}).ok());
-  EXPECT_EQ(whole(), R"({"model_name":"m","model_version":"1","id":"i\n","parameters":{"a":1,"b\"":-2,"c":true,"d":false},"outputs":[]})");
+  EXPECT_EQ(
+      whole(),
+      R"({"model_name":"m","model_version":"1","id":"i\n","parameters":{"a":1,"b\"":-2,"c":true,"d":false},"outputs":[]})");
   EXPECT_EQ(json_bytes_, 0U);
 }
 
