@@ -28,6 +28,7 @@ void Ticket::clear() {
   in_sequence = false;
   id.clear();
   timing = false;
+  trace = 0;
   charge.release();
   status = Status();
   for (Tensor& output : outputs) output.clear();

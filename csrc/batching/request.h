@@ -98,6 +98,7 @@ struct alignas(64) Ticket : Completion {
   void* cookie_message = nullptr;  // the sink's own: which message of a stream; null: the call is of one message
   std::size_t cookie_bytes = 0;    // the sink's own: size of the request
   std::int64_t cookie_held = -1;   // the sink's own: what is to be given back when the ticket is; -1: nothing
+  std::uint64_t trace = 0;         // the sampler that took it; 0: none
   std::string id;                  // the caller's request id
   Nanos timeout = kNever;          // that the caller allows from `received` on; start() makes it part of the deadline
   InflightBudget::Charge charge;   // of the message that the inputs are views of; given up with the ticket

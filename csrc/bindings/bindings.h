@@ -27,6 +27,10 @@ struct ModelHandle {
   std::shared_ptr<Model> model;
 };
 
+struct SamplerHandle {
+  std::shared_ptr<TraceSampler> sampler;
+};
+
 struct CatalogHandle {
   std::shared_ptr<Engine> engine;  // of the models in it
   std::shared_ptr<Catalog> catalog = std::make_shared<Catalog>();

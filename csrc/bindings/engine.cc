@@ -145,6 +145,14 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("intra_op_threads", [](const ModelHandle& self) { return self.model->intra_op_threads; })
       .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
 
+  py::class_<SamplerHandle>(module, "TraceSampler")
+      .def(py::init([](std::uint64_t id, std::uint64_t rate, std::int64_t count) {
+             if (id == 0 || rate == 0) throw py::value_error("id and rate must be 1 or more");
+             return SamplerHandle{std::make_shared<TraceSampler>(id, rate, count)};
+           }),
+           py::arg("id"), py::arg("rate"), py::arg("count"))
+      .def_property_readonly("remaining", [](const SamplerHandle& self) { return self.sampler->remaining(); });
+
   py::class_<CatalogHandle>(module, "Catalog")
       .def(py::init<>())
       .def("add",
@@ -152,6 +160,12 @@ void bind_engine(py::module_& module) {
              self.engine = model.engine;
              self.catalog->add(name, version, model.model);
            })
+      .def(
+          "trace",
+          [](CatalogHandle& self, const std::string& name, const SamplerHandle* sampler) {
+            self.catalog->trace(name, sampler == nullptr ? nullptr : sampler->sampler);
+          },
+          py::arg("name"), py::arg("sampler").none(true))
       .def("add_unavailable", [](CatalogHandle& self, const std::string& name, const std::string& version,
                                  const std::string& reason) { self.catalog->add_unavailable(name, version, reason); });
 
@@ -179,11 +193,13 @@ void bind_engine(py::module_& module) {
           },
           py::kw_only(), py::arg("name"), py::arg("version"), py::arg("backend"), py::arg("model_file"),
           py::arg("model_dir"), py::arg("session"), py::arg("batching"))
-      .def("unload",
-           [](const EngineHandle& self, const ModelHandle& model) {
-             py::gil_scoped_release release;
-             self.engine->unload(model.model);
-           })
+      .def(
+          "unload",
+          [](const EngineHandle& self, const ModelHandle& model, bool finish) {
+            py::gil_scoped_release release;
+            self.engine->unload(model.model, finish);
+          },
+          py::arg("model"), py::kw_only(), py::arg("finish") = false)
       .def("publish",
            [](const EngineHandle& self, CatalogHandle& catalog) {
              // The handle gets an empty one: what is published never changes.

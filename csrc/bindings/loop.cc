@@ -45,8 +45,8 @@ struct BlockView {
 
 Nanos nanos(const py::dict& limits, const char* key) { return static_cast<Nanos>(required<double>(limits, key) * 1e9); }
 
-std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<std::string> methods, bool access_log,
-                                      bool measure_steps) {
+std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<std::string> methods,
+                                      std::vector<std::string> streams, bool access_log, bool measure_steps) {
   const py::dict& limits = engine.limits;
   LoopOptions options;
   options.grpc.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
@@ -63,6 +63,7 @@ std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<st
   options.infer.max_dims = required<std::size_t>(limits, "max_dims");
   options.infer.max_parameters = required<std::size_t>(limits, "max_parameters");
   options.methods = std::move(methods);
+  options.streams = std::move(streams);
   options.access_log = access_log;
   options.measure_steps = measure_steps;
   auto handle = std::make_shared<LoopHandle>();
@@ -146,7 +147,8 @@ py::list take_calls(ConnectionHandle& self) {
       metadata.append(py::make_tuple(key, binary ? py::object(py::bytes(value)) : py::object(py::str(value))));
     }
     const auto* bytes = reinterpret_cast<const char*>(call.message.bytes.data());
-    rows.append(py::make_tuple(call.id, call.path, metadata, py::bytes(bytes, call.message.bytes.size())));
+    rows.append(py::make_tuple(call.id, static_cast<int>(call.kind), call.path, metadata,
+                               py::bytes(bytes, call.message.bytes.size())));
   }
   return rows;
 }
@@ -177,6 +179,10 @@ void bind_loop(py::module_& module) {
   module.attr("HAS_OUTPUT") = static_cast<unsigned>(kHasOutput);
   module.attr("HAS_CALLS") = static_cast<unsigned>(kHasCalls);
   module.attr("HAS_CANCELLED") = static_cast<unsigned>(kHasCancelled);
+  module.attr("CALL") = static_cast<int>(OwnerKind::kCall);
+  module.attr("OPEN") = static_cast<int>(OwnerKind::kOpen);
+  module.attr("MESSAGE") = static_cast<int>(OwnerKind::kMessage);
+  module.attr("END") = static_cast<int>(OwnerKind::kEnd);
   module.attr("WANTS_CLOSE") = static_cast<unsigned>(kWantsClose);
 
   py::class_<BlockView>(module, "BlockView", py::buffer_protocol()).def_buffer([](BlockView& view) {
@@ -225,6 +231,16 @@ void bind_loop(py::module_& module) {
                return c.fail(call, {static_cast<Code>(code), message}, trailers);
              });
            })
+      .def("send_part",
+           [](ConnectionHandle& self, std::int32_t call, const py::bytes& message) {
+             return with(self, [&](Connection& c) { return c.send_part(call, as_span(message)); });
+           })
+      .def("finish", [](ConnectionHandle& self,
+                        std::int32_t call) { return with(self, [&](Connection& c) { return c.finish(call); }); })
+      .def("release_message",
+           [](ConnectionHandle& self, std::int32_t call) {
+             return with(self, [&](Connection& c) { return c.release_message(call); });
+           })
       .def("shutdown_notice",
            [](ConnectionHandle& self) { return with(self, [](Connection& c) { return c.shutdown_notice(); }); })
       .def("shutdown_final",
@@ -238,14 +254,19 @@ void bind_loop(py::module_& module) {
            [](ConnectionHandle& self) {
              if (self.loop->loop != nullptr) self.loop->get().disconnect(self.id);
            })
+      .def_property_readonly("output_waiting",
+                             [](ConnectionHandle& self) -> std::size_t {
+                               Connection* connection = self.find();
+                               return connection == nullptr ? 0 : connection->output_waiting();
+                             })
       .def_property_readonly("open_calls", [](ConnectionHandle& self) -> std::size_t {
         Connection* connection = self.find();
         return connection == nullptr ? 0 : connection->open_calls();
       });
 
   py::class_<LoopHandle, std::shared_ptr<LoopHandle>>(module, "Loop")
-      .def(py::init(&make_loop), py::arg("engine"), py::kw_only(), py::arg("methods"), py::arg("access_log"),
-           py::arg("measure_steps"))
+      .def(py::init(&make_loop), py::arg("engine"), py::kw_only(), py::arg("methods"), py::arg("streams"),
+           py::arg("access_log"), py::arg("measure_steps"))
       .def("fileno", [](LoopHandle& self) { return self.loop == nullptr ? -1 : self.loop->fileno(); })
       .def("drain",
            [](LoopHandle& self) {
@@ -278,6 +299,19 @@ void bind_loop(py::module_& module) {
             return py::make_tuple(rows, dropped);
           },
           py::pos_only())
+      .def("settled", [](LoopHandle& self) { return self.get().settled(); })
+      .def("take_traces",
+           [](LoopHandle& self, std::size_t limit) {
+             const auto [entries, dropped] = self.get().take_traces(limit);
+             py::list rows;
+             for (const TraceEntry& entry : entries) {
+               const Timeline& time = entry.time;
+               rows.append(py::make_tuple(entry.sampler, entry.model, entry.version, entry.request_id,
+                                          py::make_tuple(time.received, time.queued, time.started, time.infer_start,
+                                                         time.infer_end, time.finished, entry.ended)));
+             }
+             return py::make_tuple(rows, dropped);
+           })
       .def("max_step_ns", [](LoopHandle& self) { return self.loop == nullptr ? Nanos{0} : self.get().max_step(); })
       .def("close", [](LoopHandle& self) {
         if (self.loop == nullptr) return;

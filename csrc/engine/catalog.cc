@@ -15,6 +15,17 @@ void Catalog::add_unavailable(const std::string& name, const std::string& versio
   names_[name][version] = Target{nullptr, reason};
 }
 
+void Catalog::trace(const std::string& name, std::shared_ptr<TraceSampler> sampler) {
+  samplers_[name] = std::move(sampler);
+}
+
+TraceSampler* Catalog::sampler(std::string_view name) const {
+  if (samplers_.empty()) return nullptr;
+  auto found = samplers_.find(name);
+  if (found == samplers_.end()) found = samplers_.find(std::string_view());
+  return found == samplers_.end() ? nullptr : found->second.get();
+}
+
 Result<Model*> Catalog::resolve(std::string_view name, std::string_view version) const {
   const auto found = names_.find(name);
   if (found == names_.end()) {

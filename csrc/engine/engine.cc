@@ -150,7 +150,8 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   return model;
 }
 
-void Engine::unload(const std::shared_ptr<Model>& model) {
+void Engine::unload(const std::shared_ptr<Model>& model, bool finish) {
+  if (finish) scheduler_->wait_empty(model->entry);
   bool first = false;
   {
     MutexLock lock(mutex_);

@@ -81,9 +81,10 @@ class Engine {
   // Opens the backend if need be. The status is open_backend's.
   Result<std::shared_ptr<Backend>> backend(const std::string& name);
   Result<std::shared_ptr<Model>> load(const ModelSpec& spec);
-  // New requests get UNAVAILABLE, queued ones too; waits for the running ones, then frees the session and gives the
-  // memory back. A second call for the same model only waits.
-  void unload(const std::shared_ptr<Model>& model);
+  // New requests get UNAVAILABLE, queued ones too (with `finish` they are served first: publish a catalog without the
+  // model before, or there may be no end); waits for the running ones, then frees the session and gives the memory
+  // back. A second call for the same model only waits.
+  void unload(const std::shared_ptr<Model>& model, bool finish = false);
 
   void publish(std::shared_ptr<const Catalog> catalog);
   std::shared_ptr<const Catalog> catalog() const;

@@ -87,6 +87,10 @@ void Connection::on_call(wire::Call& call) {
   } else if (loop_.is_method(call.path)) {
     set_stage(call, Stage::kOwnerWaiting);
     call.awaits_message = true;
+  } else if (loop_.is_stream(call.path)) {
+    set_stage(call, Stage::kOwnerStream);
+    owner_streams_.open(call.stream_id);
+    calls_.push_back({call.stream_id, OwnerKind::kOpen, call.path, call.metadata, {}});
   } else {
     refuse(call, {Code::kUnimplemented, "method " + call.path + " is not served here"}, nullptr);
   }
@@ -96,6 +100,18 @@ void Connection::on_message(wire::Call& call, wire::Message message) {
   const Stage now = stage(call);
   if (now == Stage::kStream) {
     stream(call).on_message(std::move(message));
+    return;
+  }
+  if (now == Stage::kOwnerStream) {
+    if (owner_streams_.push(call.stream_id, std::move(message))) {
+      pump_stream(call);
+    } else {
+      abandon(call);
+      refuse(call,
+             resource_exhausted("method " + call.path + ": more than " + std::to_string(OwnerStreams::kMaxWaiting) +
+                                " messages of one call wait to be answered; read the answers first"),
+             nullptr);
+    }
     return;
   }
   if (now != Stage::kInferWaiting && now != Stage::kOwnerWaiting) {
@@ -118,6 +134,9 @@ void Connection::on_end(wire::Call& call) {
   const Stage now = stage(call);
   if (now == Stage::kStream) {
     stream(call).on_end();
+  } else if (now == Stage::kOwnerStream) {
+    owner_streams_.end(call.stream_id);
+    pump_stream(call);
   } else if (now == Stage::kInferWaiting || now == Stage::kOwnerWaiting) {
     refuse(call, {Code::kUnimplemented, "method " + call.path + " takes one message; none came"}, nullptr);
   }
@@ -145,6 +164,10 @@ void Connection::abandon(wire::Call& call) {
       loop_.engine().cancel(ticket, {Code::kCancelled, "the caller cancelled the call"});
       break;
     }
+    case Stage::kOwnerStream:
+      owner_streams_.close(call.stream_id);
+      cancelled_.push_back(call.stream_id);
+      break;
     case Stage::kOwnerRunning:
       cancelled_.push_back(call.stream_id);
       break;
@@ -219,8 +242,9 @@ Status Connection::too_many_jobs() {
 void Connection::start_job(wire::Call& call, wire::Message message, bool is_infer) {
   std::unique_ptr<DecodeJob> job = make_job(call, std::move(message), is_infer);
   if (submit_job(job)) {
-    set_stage(call, is_infer ? Stage::kInferJob : Stage::kOwnerJob);
+    if (stage(call) != Stage::kOwnerStream) set_stage(call, is_infer ? Stage::kInferJob : Stage::kOwnerJob);
   } else {
+    abandon(call);
     refuse(call, too_many_jobs(), nullptr);
   }
 }
@@ -234,24 +258,48 @@ void Connection::finish_job(LoopJob& finished) {
   wire::Call* call = codec_.find(job.call_id);
   if (call == nullptr) return;
   if (!job.ran) {
+    abandon(*call);
     refuse(*call, {Code::kUnavailable, "the server is shutting down"}, nullptr);
   } else if (!job.status.ok()) {
+    abandon(*call);
     refuse(*call, job.status, job.model, {job.model_name, job.model_version, job.request_id, job.request_bytes});
   } else if (job.infer) {
     now_ = loop_.engine().clock().now();
     run_ticket(*call, job.ticket.release(), *job.hold, *job.model, job.request_bytes);
+  } else if (stage(*call) == Stage::kOwnerStream) {
+    owner_streams_.inflated(job.call_id, std::move(job.message));
+    pump_stream(*call);
   } else {
     hand_to_owner(*call, std::move(job.message));
   }
 }
 
+void Connection::pump_stream(wire::Call& call) {
+  for (;;) {
+    wire::Message message;
+    switch (owner_streams_.next(call.stream_id, message)) {
+      case OwnerStreams::Next::kMessage:
+        calls_.push_back({call.stream_id, OwnerKind::kMessage, {}, {}, std::move(message)});
+        break;
+      case OwnerStreams::Next::kEnd:
+        calls_.push_back({call.stream_id, OwnerKind::kEnd, {}, {}, {}});
+        return;
+      case OwnerStreams::Next::kInflate:
+        start_job(call, std::move(message), false);
+        return;
+      case OwnerStreams::Next::kNothing:
+        return;
+    }
+  }
+}
+
 void Connection::hand_to_owner(wire::Call& call, wire::Message message) {
   set_stage(call, Stage::kOwnerRunning);
-  calls_.push_back({call.stream_id, call.path, call.metadata, std::move(message)});
+  calls_.push_back({call.stream_id, OwnerKind::kCall, call.path, call.metadata, std::move(message)});
 }
 
 void Connection::refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked) {
-  if (model != nullptr) model->counters.unserved(status.code(), false, 0);
+  if (model != nullptr) model->counters.unserved(status.code(), false, loop_.engine().clock().now() - now_);
   log(call, call.received, status.code(), nullptr, asked.bytes, 0, true, &asked);
   codec_.finish(call, status);
 }
@@ -351,10 +399,35 @@ unsigned Connection::reply(std::int32_t call_id, std::span<const std::byte> mess
   return bits();
 }
 
+wire::Call* Connection::owner_call(std::int32_t call_id) {
+  wire::Call* call = codec_.find(call_id);
+  const bool owned = call != nullptr && (stage(*call) == Stage::kOwnerRunning || stage(*call) == Stage::kOwnerStream);
+  return owned ? call : nullptr;
+}
+
+unsigned Connection::send_part(std::int32_t call_id, std::span<const std::byte> message) {
+  const Loop::Step step(loop_);
+  if (wire::Call* call = owner_call(call_id); call != nullptr) {
+    loop_.out_.clear();
+    loop_.out_.own.assign(reinterpret_cast<const char*>(message.data()), message.size());
+    codec_.send(*call, loop_.out_);
+  }
+  loop_.arm_timer(*this);
+  return bits();
+}
+
+unsigned Connection::finish(std::int32_t call_id) { return fail(call_id, Status(), {}); }
+
+unsigned Connection::release_message(std::int32_t call_id) {
+  wire::Call* call = owner_call(call_id);
+  if (call != nullptr) codec_.release_bytes(*call, owner_streams_.release(call_id));
+  return bits();
+}
+
 unsigned Connection::fail(std::int32_t call_id, const Status& status, const wire::Metadata& trailers) {
   const Loop::Step step(loop_);
-  wire::Call* call = codec_.find(call_id);
-  if (call != nullptr && stage(*call) == Stage::kOwnerRunning) {
+  if (wire::Call* call = owner_call(call_id); call != nullptr) {
+    owner_streams_.close(call_id);
     log(*call, call->received, status.code(), nullptr, 0, 0);
     codec_.finish(*call, status, trailers);
   }

@@ -13,6 +13,7 @@
 
 #include "front/infer_stream.h"
 #include "front/loop.h"
+#include "front/owner_streams.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
 
@@ -29,9 +30,12 @@ struct Asked {
 inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
 inline constexpr char kModelStreamInferPath[] = "/inference.GRPCInferenceService/ModelStreamInfer";
 
-// A unary call for the owner to answer.
+// Something for the owner to answer: a unary call with its message; or of a call of many messages its start, one of
+// them, or that the client has sent its last.
+enum class OwnerKind : std::uint8_t { kCall, kOpen, kMessage, kEnd };
 struct OwnerCall {
   std::int32_t id = 0;
+  OwnerKind kind = OwnerKind::kCall;
   std::string path;
   wire::Metadata metadata;
   wire::Message message;
@@ -50,6 +54,10 @@ class Connection final : public Endpoint, private wire::CallHandler {
   unsigned resume_writing();
   unsigned reply(std::int32_t call_id, std::span<const std::byte> message);
   unsigned fail(std::int32_t call_id, const Status& status, const wire::Metadata& trailers);
+  // Of a call of many messages: one more answer, its end with OK, and that the owner is done with the oldest message.
+  unsigned send_part(std::int32_t call_id, std::span<const std::byte> message);
+  unsigned finish(std::int32_t call_id);
+  unsigned release_message(std::int32_t call_id);
   unsigned shutdown_notice();
   unsigned shutdown_final();
   unsigned abort_calls(const Status& status);
@@ -62,6 +70,7 @@ class Connection final : public Endpoint, private wire::CallHandler {
   std::vector<std::int32_t> take_cancelled();
 
   std::size_t open_calls() const { return codec_.open_calls(); }
+  std::size_t output_waiting() const { return codec_.output_waiting(); }
 
  private:
   friend class InferStream;
@@ -72,7 +81,8 @@ class Connection final : public Endpoint, private wire::CallHandler {
     kOwnerWaiting,
     kOwnerJob,
     kOwnerRunning,
-    kStream
+    kStream,
+    kOwnerStream
   };
   static constexpr std::size_t kOutputStep = std::size_t{1} << 20;
 
@@ -106,6 +116,8 @@ class Connection final : public Endpoint, private wire::CallHandler {
   void hand_to_owner(wire::Call& call, wire::Message message);
   // What the ticket answers: views into it, and into the loop's scratch.
   wire::InferResponse response_of(const Ticket& ticket);
+  void pump_stream(wire::Call& call);
+  wire::Call* owner_call(std::int32_t call_id);
   void respond(wire::Call& call, Ticket& ticket);
   // One answer of a stream, into the loop's `out_`. `final`: none follows for its request.
   void encode_stream_answer(const Ticket& ticket, bool final);
@@ -121,6 +133,7 @@ class Connection final : public Endpoint, private wire::CallHandler {
   std::vector<std::unique_ptr<InferStream>> streams_;
   std::vector<OwnerCall> calls_;
   std::vector<std::int32_t> cancelled_;
+  OwnerStreams owner_streams_;
   wire::GrpcConnection codec_;  // last: its end calls on_cancelled
 };
 

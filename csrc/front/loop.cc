@@ -41,9 +41,9 @@ Loop::Step::~Step() {
 Loop::Loop(std::shared_ptr<Engine> engine, LoopOptions options)
     : engine_(std::move(engine)),
       options_(std::move(options)),
-      read_buffer_(std::make_unique<std::byte[]>(kReadBytes)) {
-  for (const std::string& method : options_.methods) methods_.emplace(method, 0);
-}
+      methods_(options_.methods.begin(), options_.methods.end()),
+      streams_(options_.streams.begin(), options_.streams.end()),
+      read_buffer_(std::make_unique<std::byte[]>(kReadBytes)) {}
 
 Loop::~Loop() {
   close();
@@ -108,6 +108,13 @@ CatalogHold& Loop::catalog() {
   return catalogs_.back();
 }
 
+bool Loop::settled() {
+  catalog();
+  flush();
+  return std::all_of(catalogs_.begin(), std::prev(catalogs_.end()),
+                     [](const CatalogHold& hold) { return hold.jobs == 0; });
+}
+
 Ticket* Loop::new_ticket() {
   if (spare_tickets_.empty()) return new Ticket;
   Ticket* ticket = spare_tickets_.back();
@@ -134,6 +141,8 @@ void Loop::stage(Ticket* ticket, CatalogHold& hold, Model& model) {
   ticket->cookie_model = &model;
   ticket->cookie_hold = &hold;
   ticket->next = nullptr;
+  TraceSampler* sampler = hold.catalog->sampler(model.name);
+  if (sampler != nullptr && sampler->sample()) ticket->trace = sampler->id();
   ++hold.tickets;
   ++outstanding_;
   if (staged_last_ == nullptr) {
@@ -151,9 +160,10 @@ void Loop::flush() {
   engine_->submit(first);
 }
 
-bool Loop::submit_job(Job* job) {
+bool Loop::submit_job(LoopJob* job) {
   job->sink = &ring_;
   if (!engine_->worker().submit(job)) return false;
+  ++job->hold->jobs;
   ++outstanding_;
   return true;
 }
@@ -167,6 +177,7 @@ void Loop::complete(Completion* completion, std::vector<Endpoint*>& touched) {
       if (!std::exchange(found->touched_, true)) touched.push_back(found);
     }
     --job->hold->tickets;
+    --job->hold->jobs;
     return;
   }
   auto* ticket = static_cast<Ticket*>(completion);
@@ -179,6 +190,7 @@ void Loop::complete(Completion* completion, std::vector<Endpoint*>& touched) {
     found->finish_ticket(*ticket);
     if (!std::exchange(found->touched_, true)) touched.push_back(found);
   }
+  if (ticket->trace != 0) note_trace(*ticket);
   --static_cast<CatalogHold*>(ticket->cookie_hold)->tickets;
   recycle(ticket);
 }
@@ -282,6 +294,22 @@ std::pair<std::vector<AccessEntry>, std::uint64_t> Loop::take_access_log(std::si
   std::vector<AccessEntry> entries(std::make_move_iterator(access_log_.begin()), std::make_move_iterator(end));
   access_log_.erase(access_log_.begin(), end);
   return {std::move(entries), std::exchange(access_dropped_, 0)};
+}
+
+void Loop::note_trace(const Ticket& ticket) {
+  const auto& model = *static_cast<const Model*>(ticket.cookie_model);
+  if (traces_.size() >= kMaxTraces) {
+    traces_.pop_front();
+    ++traces_dropped_;
+  }
+  traces_.push_back({ticket.trace, model.name, model.version_text, ticket.id, ticket.time, engine_->clock().now()});
+}
+
+std::pair<std::vector<TraceEntry>, std::uint64_t> Loop::take_traces(std::size_t most) {
+  const auto end = traces_.begin() + static_cast<std::ptrdiff_t>(std::min(most, traces_.size()));
+  std::vector<TraceEntry> entries(std::make_move_iterator(traces_.begin()), std::make_move_iterator(end));
+  traces_.erase(traces_.begin(), end);
+  return {std::move(entries), std::exchange(traces_dropped_, 0)};
 }
 
 }  // namespace headrace

@@ -9,7 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -29,6 +29,7 @@ struct LoopOptions {
   wire::GrpcLimits grpc;
   wire::InferLimits infer;
   std::vector<std::string> methods;  // paths of unary calls that the owner answers
+  std::vector<std::string> streams;  // paths of calls of many messages that the owner answers
   bool access_log = false;
   bool measure_steps = false;
 };
@@ -57,17 +58,29 @@ struct AccessEntry {
   Nanos total_ns = 0;
 };
 
+// A request that a sampler took, and what happened to it when.
+struct TraceEntry {
+  std::uint64_t sampler = 0;
+  std::string model;
+  std::string version;
+  std::string request_id;
+  Timeline time;
+  Nanos ended = 0;  // its answer is made
+};
+
 // A catalog in use: tickets that were admitted under it keep its models' objects alive without counting each.
 struct CatalogHold {
   std::shared_ptr<const Catalog> catalog;
   std::uint64_t edition = 0;
   std::size_t tickets = 0;
+  std::size_t jobs = 0;  // of the tickets, those that are still being decoded
 };
 
 class Loop {
  public:
   static constexpr std::size_t kReadBytes = std::size_t{256} << 10;
   static constexpr std::size_t kMaxAccessEntries = 65536;
+  static constexpr std::size_t kMaxTraces = 65536;
   static constexpr int kCompletionsPerStep = 512;  // law 11: a step is short
 
   Loop(std::shared_ptr<Engine> engine, LoopOptions options);
@@ -92,8 +105,13 @@ class Loop {
   // Ends all connections, waits for the tickets and jobs that are out, and lets go of the engine's objects. Idempotent.
   void close();
 
+  // Takes the current catalog in. True when no request will be submitted under an older one any more.
+  bool settled();
+
   // The oldest entries, at most so many; and how many were dropped since the last call, for want of room.
   std::pair<std::vector<AccessEntry>, std::uint64_t> take_access_log(std::size_t most);
+  // The same of the requests that a sampler took.
+  std::pair<std::vector<TraceEntry>, std::uint64_t> take_traces(std::size_t most);
   Nanos max_step() const { return max_step_; }
   Engine& engine() { return *engine_; }
   const LoopOptions& options() const { return options_; }
@@ -130,22 +148,25 @@ class Loop {
   // The endpoint has more to do than a step should: next_step() is called in the next one.
   void ask_again(const Endpoint& endpoint);
   bool is_method(const std::string& path) const { return methods_.contains(path); }
+  bool is_stream(const std::string& path) const { return streams_.contains(path); }
   CatalogHold& catalog();  // the current one
   Ticket* new_ticket();
   void recycle(Ticket* ticket);
   // Tickets of one read are submitted together, when the read is over: lanes then find all of them.
   void stage(Ticket* ticket, CatalogHold& hold, Model& model);
   void flush();
-  [[nodiscard]] bool submit_job(Job* job);
+  [[nodiscard]] bool submit_job(LoopJob* job);
   void arm_timer(Endpoint& endpoint);
   bool current(const Timer& timer);  // its endpoint is there and still wants it
   void note(Endpoint& endpoint, std::vector<Ready>& ready);
   void complete(Completion* completion, std::vector<Endpoint*>& touched);
   void log_access(AccessEntry entry);
+  void note_trace(const Ticket& ticket);
 
   const std::shared_ptr<Engine> engine_;
   const LoopOptions options_;
-  std::unordered_map<std::string, int> methods_;
+  std::unordered_set<std::string> methods_;
+  std::unordered_set<std::string> streams_;
   CompletionRing ring_;
   std::unique_ptr<std::byte[]> read_buffer_;
   std::vector<Slot> slots_;
@@ -162,6 +183,8 @@ class Loop {
   std::vector<std::uint64_t> asked_again_;  // endpoints, by id
   std::deque<AccessEntry> access_log_;
   std::uint64_t access_dropped_ = 0;
+  std::deque<TraceEntry> traces_;
+  std::uint64_t traces_dropped_ = 0;
   Nanos max_step_ = 0;
   bool closed_ = false;
   RequestDecoder decoder_;

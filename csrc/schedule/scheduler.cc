@@ -51,6 +51,13 @@ Dispatcher::Entry* Scheduler::add(const std::string& name, const BatchingPolicy&
   return entry;
 }
 
+void Scheduler::wait_empty(const Dispatcher::Entry* entry) {
+  MutexLock lock(mutex_);
+  ++watchers_;
+  while (dispatcher_.queued(entry) != 0) quiet_.wait(mutex_);
+  --watchers_;
+}
+
 void Scheduler::close_entry(Dispatcher::Entry* entry, const Status& status) {
   TicketChain chain;
   {

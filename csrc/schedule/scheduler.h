@@ -5,8 +5,8 @@
 // caches are warmest). Of the sleeping lanes one looks again when the first batch that waits for its delay is due. One
 // timer thread answers what expires, busy lanes or not.
 //
-// Sinks are called with no lock held: they may call submit and cancel, but nothing that waits (close_entry, wait_idle,
-// stop).
+// Sinks are called with no lock held: they may call submit and cancel, but nothing that waits (wait_empty,
+// close_entry, wait_idle, stop).
 #pragma once
 
 #include <cstddef>
@@ -39,6 +39,8 @@ class Scheduler final : private Ledger {
   // A model joins. `runnable` stays valid until close_entry has returned.
   Dispatcher::Entry* add(const std::string& name, const BatchingPolicy& policy, int max_lanes,
                          const Runnable* runnable);
+  // Waits until nothing is queued; with no new tickets coming, what runs is then all there is.
+  void wait_empty(const Dispatcher::Entry* entry);
   // No new tickets; the queued ones are answered with `status`; returns when the running ones have ended.
   void close_entry(Dispatcher::Entry* entry, const Status& status);
   // Forgets a closed entry: nobody may submit to it any more.

@@ -138,12 +138,22 @@ class Snapshot(TypedDict):
     lanes_busy: int
     models: list[ModelStats]
 
+class TraceSampler:
+    """Of the requests that it is asked about, it takes every `rate`-th, and at most `count` of them (-1: no bound)."""
+
+    def __init__(self, id: int, rate: int, count: int) -> None:
+        """`id`, not 0, marks what it takes."""
+    @property
+    def remaining(self) -> int: ...
+
 class Catalog:
     """Names and versions -> models. Built once, then published; never changed after."""
 
     def __init__(self) -> None: ...
     def add(self, name: str, version: str, model: Model) -> None:
         """`version` "" is what a request without a version gets."""
+    def trace(self, name: str, sampler: TraceSampler | None) -> None:
+        """`name` "" is for all models that are not named; None: not traced."""
     def add_unavailable(self, name: str, version: str, reason: str) -> None:
         """Requests for it get UNAVAILABLE with this reason."""
 
@@ -167,9 +177,9 @@ class Engine:
         session: SessionOptions,
         batching: BatchingOptions,
     ) -> Model: ...
-    def unload(self, model: Model) -> None:
-        """Refuses new requests for it, ends the queued ones with UNAVAILABLE, waits for the running ones, frees the
-        session."""
+    def unload(self, model: Model, *, finish: bool = False) -> None:
+        """Refuses new requests for it, ends the queued ones with UNAVAILABLE (with `finish`, serves them first), waits
+        for the running ones, frees the session."""
     def publish(self, catalog: Catalog) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def take_log(self, most: int, /) -> list[tuple[int, str, str]]:
@@ -186,8 +196,16 @@ HAS_CALLS: Final[int]
 HAS_CANCELLED: Final[int]
 WANTS_CLOSE: Final[int]
 
-# (call id, path, metadata, message bytes or None for a call that ended without one, number of messages)
-Call = tuple[int, str, list[tuple[str, str | bytes]], bytes | None]
+# What a row of `Connection.take_calls` is: a unary call with its message; or of a call of many messages its start, one
+# of them, or that the client has sent its last.
+CALL: Final[int]
+OPEN: Final[int]
+MESSAGE: Final[int]
+END: Final[int]
+
+# (call id, which of the four, path, metadata, message); path and metadata are with CALL and OPEN, a message with CALL
+# and MESSAGE
+Call = tuple[int, int, str, list[tuple[str, str | bytes]], bytes]
 
 class AccessEntry(TypedDict):
     peer: str
@@ -204,11 +222,18 @@ class AccessEntry(TypedDict):
     compute_ns: int
     total_ns: int
 
+# (sampler id, model, version, request id, (received, queued, started, infer start, infer end, finished, answered)):
+# nanoseconds of the steady clock, 0 where the request did not get that far
+TraceRow = tuple[int, str, str, str, tuple[int, int, int, int, int, int, int]]
+
 class Loop:
     """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
 
-    def __init__(self, engine: Engine, *, methods: Sequence[str], access_log: bool, measure_steps: bool) -> None:
-        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive").
+    def __init__(
+        self, engine: Engine, *, methods: Sequence[str], streams: Sequence[str], access_log: bool, measure_steps: bool
+    ) -> None:
+        """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive"),
+        `streams`: of those with many messages, either way.
         ModelInfer is answered by the core; any other path gets UNIMPLEMENTED."""
     def fileno(self) -> int:
         """Readable when `drain` has something to do."""
@@ -220,9 +245,13 @@ class Loop:
         """Seconds from now until `on_timer` is due; None: never."""
     def on_timer(self) -> list[tuple[int, int]]:
         """As drain."""
+    def settled(self) -> bool:
+        """Takes the catalog of now in. True when no request will be submitted under an older one any more."""
     def take_access_log(self, most: int, /) -> tuple[list[AccessEntry], int]:
         """The oldest entries, at most `most`, and how many were dropped since the last call because 65,536 were
         waiting."""
+    def take_traces(self, limit: int) -> tuple[list[TraceRow], int]:
+        """The oldest traced requests, and how many were dropped because 65,536 were waiting."""
     def max_step_ns(self) -> int:
         """Longest thread CPU time of one call into this loop or its connections, with measure_steps; else 0."""
     def close(self) -> None:
@@ -247,6 +276,13 @@ class Connection:
     def take_cancelled(self) -> list[int]: ...
     def reply(self, call_id: int, message: bytes, /) -> int:
         """Answers a call of take_calls with one message and OK. No effect for a call that is gone."""
+    def send_part(self, call_id: int, message: bytes, /) -> int:
+        """One more answer of a call of many messages. Nothing bounds what waits but the caller: see output_waiting."""
+    def finish(self, call_id: int, /) -> int:
+        """Ends it with OK."""
+    def release_message(self, call_id: int, /) -> int:
+        """The caller is done with the oldest message that it was given of this call. At most 64 may be on its hands;
+        with more the call ends with RESOURCE_EXHAUSTED."""
     def fail(self, call_id: int, code: int, message: str, trailers: list[tuple[str, str]], /) -> int: ...
     def shutdown_notice(self) -> int: ...
     def shutdown_final(self) -> int: ...
@@ -254,6 +290,9 @@ class Connection:
         """Ends every open call with this status (drain time is over)."""
     def lost(self) -> None:
         """The transport is gone: open calls are cancelled, the object is dead."""
+    @property
+    def output_waiting(self) -> int:
+        """Bytes of answers that are not taken for writing yet."""
     @property
     def open_calls(self) -> int: ...
 

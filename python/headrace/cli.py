@@ -5,21 +5,31 @@ or an option is wrong. The table of what is served goes to stdout, the log to st
 """
 
 import argparse
-import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from headrace.config import Config, add_arguments, resolve
 from headrace.errors import StartError
+from headrace.log_settings import start_log
 
 if TYPE_CHECKING:
     from headrace.server import Instance, ServedModel
 
 __all__ = ["main"]
 
+_NOT_CHECKED = (
+    "model_repository",
+    "exit_on_error",
+    "strict_readiness",
+    "access_log",
+    "model_control_mode",
+    "load_model",
+    "allow_model_upload",
+    "max_upload_bytes",
+    "trace_config",
+)
 _CHECK_GROUPS = ("Models", "Compute", "Limits", "Logging")
 
 
@@ -50,9 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("directory", metavar="DIR", help="the model repository")
     check.add_argument("--config", metavar="FILE", dest="config_file", help="TOML file of options")
-    add_arguments(
-        check, groups=_CHECK_GROUPS, skip=("model_repository", "exit_on_error", "strict_readiness", "access_log")
-    )
+    add_arguments(check, groups=_CHECK_GROUPS, skip=_NOT_CHECKED)
     return parser
 
 
@@ -64,28 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags["model_repository"] = flags.pop("directory")
     try:
         config = resolve(flags, environ=os.environ, file=file)
-        _start_log(config)
+        start_log(config)
         return _serve(config) if command == "serve" else _check(config)
     except StartError as error:
         print(f"headrace: {error}", file=sys.stderr)
         return 2
-
-
-def _start_log(config: Config) -> None:
-    """One line an event on stderr, with the time in UTC."""
-    handler = logging.StreamHandler()
-    form = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-    form.converter = time.gmtime
-    handler.setFormatter(form)
-    root = logging.getLogger("headrace")
-    root.addHandler(handler)
-    root.setLevel(config.log_level.upper())
-    if config.access_log:
-        logging.getLogger("headrace.access").setLevel(logging.INFO)  # asked for, whatever the rest says
-    for warning in config.warnings:
-        root.warning("%s", warning)
-    for line in config.changed():
-        root.debug("%s", line)
 
 
 def _serve(config: Config) -> int:

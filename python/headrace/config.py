@@ -11,10 +11,10 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 
 from headrace.errors import StartError
+from headrace.host import Host
 
 if TYPE_CHECKING:
     import argparse
@@ -30,74 +30,6 @@ CONFIG_FILE_VARIABLE = "HEADRACE_CONFIG"
 
 class ConfigError(StartError):
     """An option that is unknown, unreadable or out of range. The text names key, value and range."""
-
-
-# --- The machine -----------------------------------------------------------------------------------------------------
-
-
-class Host(NamedTuple):
-    """What this process may use: whole cores (at least 1) and bytes of memory."""
-
-    cores: int
-    memory_bytes: int
-
-    @classmethod
-    def detect(cls, root: str = "/") -> "Host":
-        """Reads CPU affinity, cgroup quotas (v1 and v2) and MemTotal. `root` is for tests: where /proc and /sys are."""
-        base = Path(root)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for quota, period in _cpu_quotas(base):
-            cores = min(cores, max(1, quota // period))
-        limits = list(_memory_limits(base))
-        return cls(cores, min(limits) if limits else 4 * GIB)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # not this kind of cgroup, or not mounted
-        return ""
-
-
-def _cgroup_folders(base: Path, controller: str) -> Iterable[Path]:
-    """The folders of our cgroup and of those around it, for version 2 (controller "") or version 1. In a container the
-    path of /proc may be the host's, and then only the mount's own root is there."""
-    for line in _read(base / "proc/self/cgroup").splitlines():
-        _, names, path = line.split(":", 2)
-        if controller not in names.split(","):
-            continue
-        mount = base / "sys/fs/cgroup" / (names if controller else "")
-        here = mount / path.strip("/")
-        while True:
-            yield here
-            if here == mount or mount not in here.parents:
-                break
-            here = here.parent
-        if controller:  # mounted under one name though the kernel lists several ("cpu,cpuacct")
-            yield base / "sys/fs/cgroup" / controller
-
-
-def _cpu_quotas(base: Path) -> Iterable[tuple[int, int]]:
-    for folder in _cgroup_folders(base, ""):
-        words = _read(folder / "cpu.max").split()
-        if len(words) == 2 and words[0] != "max":
-            yield int(words[0]), int(words[1])
-    for folder in _cgroup_folders(base, "cpu"):
-        quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
-        if quota and period and int(quota) > 0:
-            yield int(quota), int(period)
-
-
-def _memory_limits(base: Path) -> Iterable[int]:
-    total = re.search(r"^MemTotal:\s+(\d+) kB", _read(base / "proc/meminfo"), re.MULTILINE)
-    if total:
-        yield int(total.group(1)) * KIB
-    files = [folder / "memory.max" for folder in _cgroup_folders(base, "")]
-    files += [folder / "memory.limit_in_bytes" for folder in _cgroup_folders(base, "memory")]
-    for file in files:
-        text = _read(file).strip()
-        if text.isdigit() and int(text) < 1 << 60:  # version 1 writes "no limit" as a number of nearly 2^63
-            yield int(text)
 
 
 # --- The table -------------------------------------------------------------------------------------------------------
@@ -142,6 +74,8 @@ class Option(NamedTuple):
             return "one of " + ", ".join(self.choices)
         if self.type is bool:
             return "true or false"
+        if self.type is tuple:
+            return "a list: repeat the flag; in the environment, with spaces between; in the file, an array"
         if self.minimum is not None and self.maximum is not None:
             return f"{self.show(self.minimum)} to {self.show(self.maximum)}"
         return f"{self.show(self.minimum)} or more" if self.minimum is not None else ""
@@ -157,6 +91,8 @@ class Option(NamedTuple):
             return f"{value} bytes"
         if self.unit == "s":
             return f"{value:g} s"
+        if isinstance(value, tuple):
+            return " ".join(value) or "(none)"
         return str(value) if value != "" else "(none)"
 
     def parse(self, value: Any, source: str) -> Any:
@@ -175,6 +111,9 @@ class Option(NamedTuple):
     def _convert(self, value: Any) -> Any:
         if self.type is str:
             return value if isinstance(value, str) else str(value) if isinstance(value, os.PathLike) else None
+        if self.type is tuple:
+            words = value.split() if isinstance(value, str) else value
+            return tuple(words) if all(isinstance(word, str) for word in words) else None
         if self.type is bool:
             word = str(value).strip().lower()
             return True if word in _TRUE else False if word in _FALSE else None
@@ -222,6 +161,25 @@ class Config:
 
     model_repository: str = _option("Models", "", "Folder of models, each as MODEL/VERSION/model.onnx.")
     model_load_thread_count: int = _option("Models", 4, "Models that load at one time.", minimum=1, maximum=64)
+    model_control_mode: str = _option(
+        "Models",
+        "none",
+        "What is served: all that the repository holds at the start (none), or what load requests ask for (explicit).",
+        choices=("none", "poll", "explicit"),
+    )
+    load_model: tuple[str, ...] = _option(
+        "Models", (), "A model to load at the start in mode explicit; * is all of them."
+    )
+    allow_model_upload: bool = _option("Models", False, "A load request may bring the model's files with it.")
+    max_upload_bytes: int = _option(
+        "Models",
+        GIB,
+        "Files that load requests have brought, all models together.",
+        full=_EXHAUSTED,
+        unit="bytes",
+        minimum=KIB,
+        maximum=1 << 50,
+    )
     exit_on_error: bool = _option("Models", False, "End the start-up if any model cannot be loaded.")
     strict_readiness: bool = _option("Models", False, "The server is ready only if every model is.")
     default_max_batch_size: int = _option(
@@ -322,6 +280,12 @@ class Config:
 
     access_log: bool = _option("Logging", False, "One line for each ModelInfer, on stderr with the rest of the log.")
     log_level: str = _option("Logging", "info", "What is logged.", choices=("debug", "info", "warning", "error"))
+    trace_config: tuple[str, ...] = _option(
+        "Logging",
+        (),
+        "A setting of tracing as Triton writes it: level=TIMESTAMPS, rate=100, count=-1, triton,file=PATH, "
+        "triton,log-frequency=0.",
+    )
     measure_steps: bool = _option("Logging", False, "Measure the longest step of each event loop; logged at the end.")
 
     host_limits: Host
@@ -338,9 +302,9 @@ class Config:
 
 
 OPTIONS: tuple[Option, ...] = tuple(
-    Option(name=field.name, type=field.type, **field.metadata)
+    Option(name=field.name, type=kind, **field.metadata)
     for field in dataclasses.fields(Config)
-    if field.metadata and isinstance(field.type, type)
+    if field.metadata and isinstance(kind := get_origin(field.type) or field.type, type)
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -427,6 +391,12 @@ def _check_together(values: Mapping[str, Any], host: Host) -> None:
                 f"{name} is {option.show(values[name])}, less than one request may have (max_request_bytes, "
                 f"{option.show(values['max_request_bytes'])}): raise {option.flag} or lower --max-request-bytes."
             )
+    if values["model_control_mode"] == "poll":
+        raise ConfigError(
+            "model_control_mode is poll, which is not built yet: use none or explicit (--model-control-mode)."
+        )
+    if values["load_model"] and values["model_control_mode"] != "explicit":
+        raise ConfigError("load_model has a meaning in mode explicit only: add --model-control-mode explicit.")
     if values["pool_retain_bytes"] > values["pool_bytes"]:
         raise ConfigError("pool_retain_bytes is more than pool_bytes: lower --pool-retain-bytes or raise --pool-bytes.")
 
@@ -451,7 +421,10 @@ def add_arguments(
                 f" When full: {option.full}." if option.full else ""
             )
             more: dict[str, Any] = {"nargs": "?", "const": "true"} if option.type is bool else {}
-            metavar = "BOOL" if option.type is bool else option.unit.upper() or ("TEXT" if option.type is str else "N")
+            if option.type is tuple:
+                more = {"action": "append"}
+            text_like = option.type in (str, tuple)
+            metavar = "BOOL" if option.type is bool else option.unit.upper() or ("TEXT" if text_like else "N")
             section.add_argument(
                 option.flag,
                 dest=option.name,

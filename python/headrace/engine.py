@@ -11,14 +11,27 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from headrace import _core
-from headrace._core import HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, WANTS_CLOSE, Connection, CoreError, Model
+from headrace._core import (
+    CALL,
+    END,
+    HAS_CALLS,
+    HAS_CANCELLED,
+    HAS_OUTPUT,
+    MESSAGE,
+    OPEN,
+    WANTS_CLOSE,
+    Connection,
+    CoreError,
+    Model,
+    TraceSampler,
+)
 from headrace.config import Config
 from headrace.errors import StartError, from_code
 
@@ -26,6 +39,7 @@ if TYPE_CHECKING:  # these are of the stub only
     from headrace._core import (
         AccessEntry,
         BatchingOptions,
+        BatchStats,
         Call,
         DurationStats,
         Limits,
@@ -33,13 +47,19 @@ if TYPE_CHECKING:  # these are of the stub only
         SessionOptions,
         Snapshot,
         TensorInfo,
+        TraceRow,
     )
 
 __all__ = [
+    "CALL",
+    "END",
     "HAS_CALLS",
     "HAS_CANCELLED",
     "HAS_OUTPUT",
+    "MESSAGE",
+    "OPEN",
     "WANTS_CLOSE",
+    "BatchStats",
     "BatchingOptions",
     "Call",
     "Connection",
@@ -52,6 +72,8 @@ __all__ = [
     "SessionOptions",
     "Snapshot",
     "TensorInfo",
+    "TraceRow",
+    "TraceSampler",
     "find_onnxruntime",
     "limits_of",
     "version",
@@ -70,6 +92,8 @@ _STOPPED = "terminate flag being set to true"
 _LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
 _SHORTEST_WAIT = 0.001
 _LINES_PER_STEP = 32  # of a log: formatting and writing one takes 40 to 80 us
+_TRACES_PER_STEP = 256
+_SETTLE_SECONDS = 0.002  # between looks whether large requests have been decoded
 
 
 def version() -> str:
@@ -139,7 +163,12 @@ class Engine:
             )
         except CoreError as error:
             raise StartError(error.message) from None
-        self._threads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-load")
+        # Apart, so that unloads that wait for long runs do not keep new models from being loaded.
+        self._loads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-load")
+        self._unloads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-unload")
+        self._ports: list[LoopPort] = []
+        self._rows: list[tuple[str, str, Model | str]] = []
+        self._samplers: dict[str, TraceSampler | None] = {}
 
     def backend_version(self, backend: str) -> str:
         """The runtime's own version. FailedPrecondition names the package when it is not installed."""
@@ -170,25 +199,50 @@ class Engine:
         )
         try:
             with _translated():
-                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+                return await asyncio.get_running_loop().run_in_executor(self._loads, call)
         finally:
             self.log_runtime_lines()
 
-    async def unload(self, model: Model) -> None:
-        """Ends what waits for it with UNAVAILABLE, waits for what runs, and frees it."""
+    async def unload(self, model: Model, *, finish: bool = False) -> None:
+        """Ends what waits for it with UNAVAILABLE, waits for what runs, and frees it. With `finish` what waits is
+        served first: publish a catalog without it before, and `settle`."""
+        call = partial(self.core.unload, model, finish=finish)
         with _translated():
-            await asyncio.get_running_loop().run_in_executor(self._threads, self.core.unload, model)
+            await asyncio.get_running_loop().run_in_executor(self._unloads, call)
         self.log_runtime_lines()
+
+    async def settle(self) -> None:
+        """Waits until no loop will submit a request by an older catalog than the published one: each has finished its
+        step, and what it was decoding."""
+        for port in list(self._ports):
+            while not await port.settled():  # noqa: ASYNC110 (nobody tells when a decoding job has ended)
+                await asyncio.sleep(_SETTLE_SECONDS)
+
+    def attach(self, port: "LoopPort") -> None:
+        """A loop is there to be waited for."""
+        self._ports.append(port)
+
+    def detach(self, port: "LoopPort") -> None:
+        """It is closed."""
+        self._ports.remove(port)
 
     def publish(self, rows: Iterable[tuple[str, str, Model | str]]) -> None:
         """Makes (name, version text, model or the reason why there is none) what requests are routed by."""
+        self._rows = list(rows)
         catalog = _core.Catalog()
-        for name, version_text, target in rows:
+        for model, sampler in self._samplers.items():
+            catalog.trace(model, sampler)
+        for name, version_text, target in self._rows:
             if isinstance(target, str):
                 catalog.add_unavailable(name, version_text, target)
             else:
                 catalog.add(name, version_text, target)
         self.core.publish(catalog)
+
+    def trace(self, samplers: Mapping[str, TraceSampler | None]) -> None:
+        """From now on requests are traced so: model -> sampler or None, "" for all models that are not named."""
+        self._samplers = dict(samplers) if any(samplers.values()) else {}
+        self.publish(self._rows)
 
     def snapshot(self) -> "Snapshot":
         """Counters of now."""
@@ -208,7 +262,8 @@ class Engine:
     def close(self) -> None:
         """Ends the lanes and the loading threads. Blocks; idempotent."""
         self.core.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._loads, self._unloads):
+            threads.shutdown(wait=True, cancel_futures=True)
         while self.log_runtime_lines():
             pass
 
@@ -255,14 +310,28 @@ class Steps:
 class LoopPort:
     """What one event loop owns of the core: wake-ups, timers and the logs. Made and used on that loop's thread only."""
 
-    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop, *, methods: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        methods: Sequence[str],
+        streams: Sequence[str] = (),
+        on_traces: "Callable[[list[TraceRow], int], None] | None" = None,
+    ) -> None:
+        """`on_traces` takes the requests that were traced, some at a time, and how many were lost."""
         config = engine.config
         self.loop = loop
         self.write_stall_seconds = config.write_stall_seconds
         self.steps = Steps(loop) if config.measure_steps else None
         self._engine = engine
+        self._on_traces = on_traces
         self._core = _core.Loop(
-            engine.core, methods=methods, access_log=config.access_log, measure_steps=config.measure_steps
+            engine.core,
+            methods=methods,
+            streams=streams,
+            access_log=config.access_log,
+            measure_steps=config.measure_steps,
         )
         self._doors: dict[int, Door] = {}
         self._next_token = 0
@@ -274,6 +343,17 @@ class LoopPort:
         shortest = min(config.message_stall_seconds, config.write_stall_seconds, config.idle_seconds)
         self._tick = min(_LONGEST_TICK, max(shortest / 4, _SHORTEST_WAIT))
         loop.add_reader(self._core.fileno(), self.measured("completions", self._ready))
+        engine.attach(self)
+
+    async def settled(self) -> bool:
+        """Whether no request will be submitted under an older catalog any more. From any loop."""
+
+        async def ask() -> bool:
+            return self._closed or self._core.settled()
+
+        if asyncio.get_running_loop() is self.loop:
+            return await ask()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ask(), self.loop))
 
     def connect(self, door: Door, peer: str) -> tuple[int, Connection]:
         """A new connection of the core for `door`, and its token for `disconnect`."""
@@ -286,6 +366,8 @@ class LoopPort:
     def disconnect(self, token: int) -> None:
         """The door of `token` is gone; its completions are dropped."""
         self._doors.pop(token, None)
+        if not self._doors and not self._writing:
+            self._go_on_writing()  # the timer may not come any more
 
     def arm(self) -> None:
         """Looks when the core wants its timer, and sets ours. Call it when a call may have come with a deadline."""
@@ -340,13 +422,24 @@ class LoopPort:
             if dropped:
                 _access_log.warning("%d calls were not logged: they came faster than the log could be written", dropped)
             more = len(entries) == _LINES_PER_STEP
+        more = self.take_traces() or more
         return self._engine.log_runtime_lines() or more
+
+    def take_traces(self) -> bool:
+        """Hands some of what was traced on to be written; True when there may be more."""
+        if self._on_traces is None:
+            return False
+        rows, dropped = self._core.take_traces(_TRACES_PER_STEP)
+        if rows or dropped:
+            self._on_traces(rows, dropped)
+        return len(rows) == _TRACES_PER_STEP
 
     def close(self) -> None:
         """Detaches from the core; connections must be gone. Idempotent."""
         if self._closed:
             return
         self._closed = True
+        self._engine.detach(self)
         if self._timer is not None:
             self._timer.cancel()
         self.loop.remove_reader(self._core.fileno())

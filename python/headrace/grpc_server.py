@@ -1,4 +1,5 @@
-"""gRPC on asyncio: the protocol that glues a transport to the core's connection, and the calls that Python answers.
+"""gRPC on asyncio: the protocol that glues a transport to the core's connection, and the tasks of the calls that Python
+answers.
 
 A ModelInfer never comes up here: `buffer_updated` hands the bytes to the core and writes what it gives back. The other
 calls are tasks on loop 0; a connection of another loop hands over to it and takes the reply back on its own loop.
@@ -8,17 +9,15 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from google.protobuf.message import DecodeError
+from headrace.engine import CALL, HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, MESSAGE, OPEN, WANTS_CLOSE, LoopPort
+from headrace.errors import HeadraceError
+from headrace.grpc_calls import Answerer, Stream
 
-from headrace import _proto
-from headrace.engine import HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, WANTS_CLOSE, LoopPort
-from headrace.errors import HeadraceError, InvalidArgument
-from headrace.service import EXTENSIONS, Service
-
-__all__ = ["Answerer", "GrpcProtocol", "MeasuredProtocol"]
+__all__ = ["GrpcProtocol", "MeasuredProtocol"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,92 +27,7 @@ log = logging.getLogger("headrace.grpc")
 _LINGER_SECONDS = 2.0  # after our last byte, this long for the peer to close its side
 _INTERNAL = 13
 _UNAVAILABLE = 14
-
-Handler = Callable[["Answerer", Any], Awaitable[Any]]
-
-
-class Answerer:
-    """Protobuf in, protobuf out, for each call that Python answers. Its coroutines run on the loop `home`."""
-
-    def __init__(self, service: Service, home: asyncio.AbstractEventLoop) -> None:
-        self.home = home
-        self._service = service
-        inference = f"/{_proto.INFERENCE_SERVICE}/"
-        # Functions, not bound methods: those would make a ring that only the garbage collector ends, and the engine's
-        # memory with it.
-        self._handlers: dict[str, Handler] = {
-            inference + "ServerLive": Answerer._server_live,
-            inference + "ServerReady": Answerer._server_ready,
-            inference + "ServerMetadata": Answerer._server_metadata,
-            inference + "ModelReady": Answerer._model_ready,
-            inference + "ModelMetadata": Answerer._model_metadata,
-            inference + "ModelConfig": Answerer._model_config,
-            inference + "ModelStatistics": Answerer._model_statistics,
-            f"/{_proto.HEALTH_SERVICE}/Check": Answerer._health_check,
-        }
-        self._requests = {path: _proto.METHODS[path].request for path in self._handlers}
-
-    @property
-    def methods(self) -> list[str]:
-        """The paths that it answers."""
-        return list(self._handlers)
-
-    async def answer(self, path: str, message: bytes | None) -> bytes:
-        """The serialised response. HeadraceError is a status for the caller; anything else is a fault of ours."""
-        if message is None:
-            raise InvalidArgument(f"the call of {path} ended without a request message")
-        request = self._requests[path]()
-        try:
-            request.ParseFromString(message)
-        except DecodeError:
-            raise InvalidArgument(f"the request of {path} is not a valid {request.DESCRIPTOR.full_name}") from None
-        response: bytes = (await self._handlers[path](self, request)).SerializeToString()
-        return response
-
-    async def _server_live(self, _request: Any) -> Any:
-        return _proto.ServerLiveResponse(live=self._service.live)
-
-    async def _server_ready(self, _request: Any) -> Any:
-        return _proto.ServerReadyResponse(ready=self._service.ready)
-
-    async def _server_metadata(self, _request: Any) -> Any:
-        return _proto.ServerMetadataResponse(name="headrace", version=self._service.version, extensions=EXTENSIONS)
-
-    async def _model_ready(self, request: Any) -> Any:
-        return _proto.ModelReadyResponse(ready=self._service.model_ready(request.name, request.version))
-
-    async def _model_metadata(self, request: Any) -> Any:
-        about = self._service.model_metadata(request.name, request.version)
-        response = _proto.ModelMetadataResponse(name=about.name, versions=about.versions, platform=about.platform)
-        for tensors, field in ((about.inputs, response.inputs), (about.outputs, response.outputs)):
-            for tensor in tensors:
-                field.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
-        return response
-
-    async def _model_config(self, request: Any) -> Any:
-        return _proto.ModelConfigResponse(config=self._service.model_config(request.name, request.version))
-
-    async def _model_statistics(self, request: Any) -> Any:
-        response = _proto.ModelStatisticsResponse()
-        for stats in self._service.model_statistics(request.name, request.version):
-            # To a caller these are all failures; the core tells them apart.
-            fail = {key: stats["fail"][key] + stats["cancel"][key] + stats["reject"][key] for key in ("count", "ns")}
-            stages = {stage: stats[stage] for stage in ("compute_input", "compute_infer", "compute_output")}
-            response.model_stats.add(
-                name=stats["name"],
-                version=str(stats["version"]),
-                last_inference=stats["last_inference_ms"],
-                inference_count=stats["inference_count"],
-                execution_count=stats["execution_count"],
-                inference_stats={"success": stats["success"], "fail": fail, "queue": stats["queue"], **stages},
-                batch_stats=stats["batch_stats"],
-            )
-        return response
-
-    async def _health_check(self, request: Any) -> Any:
-        status = _proto.HealthCheckResponse
-        serving = self._service.health(request.service)
-        return status(status=status.SERVING if serving else status.NOT_SERVING)
+_MOST_OUTPUT = 1 << 20  # bytes of answers that wait before a call of many messages has to wait too
 
 
 class GrpcProtocol(asyncio.BufferedProtocol):
@@ -146,6 +60,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._eof = False  # the peer has shut its side down
         self._linger: asyncio.TimerHandle | None = None
         self._calls: dict[int, asyncio.Future[bytes] | concurrent.futures.Future[bytes]] = {}
+        self._streams: dict[int, tuple[Stream, asyncio.Task[None]]] = {}
+        self._room: list[asyncio.Future[None]] = []  # streams that wait until less output does
 
     # --- The transport's side: as few operations for each read as can be.
 
@@ -176,6 +92,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._paused = False
         self.act(self._connection.resume_writing())
+        self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._lost:
@@ -186,6 +103,9 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()
+        for _, task in self._streams.values():
+            task.cancel()
+        self._streams.clear()
         self._port.disconnect(self._token)
         self._connection.lost()
         self._on_close(self)
@@ -198,15 +118,23 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             return
         if bits & HAS_OUTPUT and self._write():
             bits |= WANTS_CLOSE
+        if self._room and bits & HAS_OUTPUT:
+            self._make_room()
         if bits & HAS_CALLS:
-            for call_id, path, _metadata, message in self._connection.take_calls():
-                self._start(call_id, path, message)
+            for call_id, kind, path, _metadata, message in self._connection.take_calls():
+                if kind == CALL:
+                    self._start(call_id, path, message)
+                else:
+                    self._stream_event(call_id, kind, path, message)
             self._port.arm()  # a call may have brought a deadline
         if bits & HAS_CANCELLED:
             for call_id in self._connection.take_cancelled():
                 gone = self._calls.pop(call_id, None)
                 if gone is not None:
                     gone.cancel()
+                stream = self._streams.pop(call_id, None)
+                if stream is not None:
+                    stream[1].cancel()
         if bits & WANTS_CLOSE:
             self._close()
 
@@ -275,6 +203,8 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def shutdown_final(self) -> None:
         """No call that comes from now on is served; the connection ends behind the last answer."""
         if not self._lost:
+            for _, task in list(self._streams.values()):
+                task.cancel()  # it has no end of its own
             self.act(self._connection.shutdown_final())
 
     def abort_calls(self, message: str) -> None:
@@ -289,7 +219,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
 
     # --- Calls that Python answers.
 
-    def _start(self, call_id: int, path: str, message: bytes | None) -> None:
+    def _start(self, call_id: int, path: str, message: bytes) -> None:
         loop, home = self._port.loop, self._answerer.home
         answer = self._answerer.answer(path, message)
         call: asyncio.Future[bytes] | concurrent.futures.Future[bytes]
@@ -308,19 +238,65 @@ class GrpcProtocol(asyncio.BufferedProtocol):
     def _answered(
         self, call_id: int, path: str, done: "asyncio.Future[bytes] | concurrent.futures.Future[bytes]"
     ) -> None:
-        error = None if done.cancelled() else done.exception()
         if self._calls.pop(call_id, None) is None:
             return  # the caller has gone, or the connection
+        bits = self._failed(call_id, path, done)
+        self.act(self._connection.reply(call_id, done.result()) if bits is None else bits)
+
+    def _failed(
+        self, call_id: int, path: str, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]"
+    ) -> int | None:
+        """Ends the call with what went wrong; None when nothing did."""
+        error = None if done.cancelled() else done.exception()
         if done.cancelled():
-            bits = self._connection.fail(call_id, _UNAVAILABLE, "the server is shutting down", [])
-        elif error is None:
-            bits = self._connection.reply(call_id, done.result())
-        elif isinstance(error, HeadraceError):
-            bits = self._connection.fail(call_id, error.code, error.message, [])
+            return self._connection.fail(call_id, _UNAVAILABLE, "the server is shutting down", [])
+        if error is None:
+            return None
+        if isinstance(error, HeadraceError):
+            return self._connection.fail(call_id, error.code, error.message, [])
+        log.error("%s failed", path, exc_info=error)
+        return self._connection.fail(call_id, _INTERNAL, f"{path} failed inside the server; its log says more", [])
+
+    # --- Calls of many messages. They live on this loop.
+
+    def _stream_event(self, call_id: int, kind: int, path: str, message: bytes) -> None:
+        if kind == OPEN:
+            stream = Stream(path, partial(self._release, call_id), partial(self._send, call_id))
+            task = self._port.loop.create_task(self._answerer.converse(stream))
+            self._streams[call_id] = stream, task
+            task.add_done_callback(partial(self._conversed, call_id, path))
+            return
+        row = self._streams.get(call_id)
+        if row is None:
+            return  # it was cancelled in the same read, or has failed
+        if kind == MESSAGE:
+            row[0].put(message)
         else:
-            log.error("%s failed", path, exc_info=error)
-            bits = self._connection.fail(call_id, _INTERNAL, f"{path} failed inside the server; its log says more", [])
-        self.act(bits)
+            row[0].end()
+
+    def _release(self, call_id: int) -> None:
+        self._connection.release_message(call_id)
+
+    async def _send(self, call_id: int, message: bytes) -> None:
+        self.act(self._connection.send_part(call_id, message))
+        while self._paused or self._connection.output_waiting > _MOST_OUTPUT:
+            turn = self._port.loop.create_future()
+            self._room.append(turn)
+            await turn
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, []
+        for turn in room:
+            if not turn.done():
+                turn.set_result(None)
+
+    def _conversed(self, call_id: int, path: str, done: "asyncio.Task[None]") -> None:
+        if self._streams.pop(call_id, None) is None:
+            if not done.cancelled():
+                done.exception()  # nobody is there to hear of it
+            return
+        bits = self._failed(call_id, path, done)
+        self.act(self._connection.finish(call_id) if bits is None else bits)
 
 
 class MeasuredProtocol(GrpcProtocol):

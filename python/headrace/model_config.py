@@ -9,14 +9,16 @@ then dynamic batching is on. The model's `batching_reason` says which rule appli
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 
 from headrace import _proto
 from headrace.config import Config
+from headrace.config_fields import Treatment, row_of
 from headrace.errors import InvalidArgument, Unimplemented
 
 if TYPE_CHECKING:
@@ -29,39 +31,9 @@ _BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo"}  # with the file
 _GRAPH_LEVELS = {-1: 1, 1: 2, 2: 0}  # config.pbtxt -> ONNX Runtime: basic, extended, none; anything else is all (99)
 _PASSED_ON = ("session.", "optimization.", "ep.")  # parameters that are the runtime's own session configuration
 
+_MOST_NESTED = 32  # levels of a JSON configuration
 _NO_EFFECT = "it has no effect here"
 _LONGEST_TIMEOUT = 1 << 50  # microseconds: 35 years
-_WARNED = {
-    "cc_model_filenames": "models run on the CPU, and default_model_filename is used",
-    "metric_tags": _NO_EFFECT,
-    "model_metrics": _NO_EFFECT,
-    "model_warmup": "the model is not warmed up",
-    "model_operations": "libraries of custom operators are not loaded",
-    "model_repository_agents": "no agent is run, so nothing is checked or changed by one",
-    "response_cache": "responses are not cached",
-    "runtime": _NO_EFFECT,
-}
-_REFUSED = {
-    "sequence_batching": "stateful sequences cannot be served",
-    "ensemble_scheduling": "ensembles cannot be served: call the models one after the other",
-    "batch_input": "inputs that are made from a batch's composition cannot be served",
-    "batch_output": "outputs that are cut by an input's shape cannot be served",
-}
-_OBEYED = {
-    "name",
-    "platform",
-    "backend",
-    "version_policy",
-    "max_batch_size",
-    "input",
-    "output",
-    "instance_group",
-    "default_model_filename",
-    "dynamic_batching",
-    "optimization",
-    "parameters",
-    "model_transaction_policy",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,40 +81,49 @@ class _Reader:
     def warn(self, field: str, why: str) -> None:
         self.warnings.append(f"config.pbtxt of model '{self.name}': {field}: {why}.")
 
-    def warn_set(self, where: str, message: Any, known: Iterable[str], why: str = _NO_EFFECT) -> None:
-        """A warning for each field of `message` that is set and not in `known`."""
-        for field, _ in message.ListFields():
-            if field.name not in known:
-                self.warn(f"{where}.{field.name}", why)
+    def walk(self, message: Any, path: str = "", where: str = "") -> None:
+        """Does what the table says of each field that is set: nothing, a warning or a refusal."""
+        for field, value in message.ListFields():
+            here, named = f"{path}{field.name}", f"{where}{field.name}"
+            row = row_of(here)
+            if row is None:
+                raise self.cannot(named, "this server does not know the field")
+            if row.treatment is Treatment.REFUSED:
+                raise self.cannot(named, row.text)
+            if row.treatment is Treatment.WARNED:
+                self.warn(named, row.text)
+            elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+                for part in value if hasattr(value, "add") else (value,):
+                    label = f"{named} '{part.name}'" if here in ("input", "output") else named
+                    self.walk(part, f"{here}.", f"{label}.")
 
 
-def read(name: str, text: str | None, config: Config) -> ModelSettings:
-    """The settings of the model in the folder `name`. `text`: its config.pbtxt, None when it has none.
+def read(name: str, text: str | None, config: Config, *, is_json: bool = False) -> ModelSettings:
+    """The settings of the model in the folder `name`. `text`: its config.pbtxt, None when it has none; or, from a load
+    request, the same as JSON.
 
     InvalidArgument says what is wrong with the file, Unimplemented what of it cannot be served.
     """
     reader = _Reader(name, config)
     message = _proto.ModelConfig()
-    if text is not None:
+    states_size = False
+    if text is not None and is_json:
+        states_size = _parse_json(reader, text, message)
+    elif text is not None:
         try:
             text_format.Parse(text, message, descriptor_pool=_proto.POOL)
         except text_format.ParseError as error:
             raise reader.wrong(f"cannot be read: line {error}") from None
-    for field, _ in message.ListFields():
-        if field.name in _REFUSED:
-            raise reader.cannot(field.name, _REFUSED[field.name])
-        if field.name not in _OBEYED:
-            reader.warn(field.name, _WARNED.get(field.name, _NO_EFFECT))
+        states_size = _states(text, "max_batch_size")
     if message.name and message.name != name:
         raise reader.wrong(f"its name is '{message.name}', but the folder's is '{name}': rename one, or leave name out")
-    if message.model_transaction_policy.decoupled:
-        raise reader.cannot("model_transaction_policy.decoupled", "a model answers each request once")
     backend = _backend(reader, message)
     filename = message.default_model_filename or _BACKENDS[backend]
     if "/" in filename or filename in {".", ".."}:
         raise reader.wrong(f"default_model_filename '{filename}' must be the name of a file in the version's folder")
     _check_tensors(reader, message)
-    stated = message.max_batch_size if _states(text or "", "max_batch_size") else None
+    reader.walk(message)
+    stated = message.max_batch_size if states_size else None
     batching = _batching(reader, message, stated)
     return ModelSettings(
         name=name,
@@ -154,6 +135,18 @@ def read(name: str, text: str | None, config: Config) -> ModelSettings:
         max_batch_size=stated,
         warnings=tuple(reader.warnings),
     )
+
+
+def _parse_json(reader: _Reader, text: str, message: Any) -> bool:
+    """Reads JSON into `message`; True when it writes max_batch_size, which proto3 would not tell of a 0."""
+    try:
+        json_format.Parse(text, message, descriptor_pool=_proto.POOL, max_recursion_depth=_MOST_NESTED)
+        written = json.loads(text)
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        raise reader.wrong(f"the JSON cannot be read: {error}") from None
+    if not isinstance(written, dict):
+        raise reader.wrong("the JSON cannot be read: it must be an object")
+    return not {"max_batch_size", "maxBatchSize"}.isdisjoint(written)
 
 
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}<>]|\w+""")
@@ -195,13 +188,6 @@ def _check_tensors(reader: _Reader, message: Any) -> None:
             seen.add(tensor.name)
             if any(dim < -1 or dim == 0 for dim in tensor.dims):
                 raise reader.wrong(f"{where} has dims {list(tensor.dims)}: each is a size over 0, or -1 for any")
-            if tensor.HasField("reshape"):
-                raise reader.cannot(f"{where}.reshape", "tensors are served in the model's own shape")
-            for flag in ("is_shape_tensor", "allow_ragged_batch", "is_non_linear_format_io"):
-                if getattr(tensor, flag, False):
-                    raise reader.cannot(f"{where}.{flag}", "such tensors cannot be served")
-            if kind == "output" and tensor.label_filename:
-                reader.warn(f"{where}.label_filename", "classification by the server is not offered")
 
 
 def _batching(reader: _Reader, message: Any, stated: int | None) -> "BatchingOptions":
@@ -243,10 +229,6 @@ def _batching(reader: _Reader, message: Any, stated: int | None) -> "BatchingOpt
     options["allow_timeout_override"] = queue.allow_timeout_override
     if queue.timeout_action == _proto.ModelQueuePolicy.DELAY:
         reader.warn("dynamic_batching.default_queue_policy.timeout_action DELAY", "what is late is refused")
-    obeyed = {"max_queue_size", "default_timeout_microseconds", "allow_timeout_override", "timeout_action"}
-    reader.warn_set("dynamic_batching.default_queue_policy", queue, obeyed)
-    known = {"preferred_batch_size", "max_queue_delay_microseconds", "default_queue_policy", "preserve_ordering"}
-    reader.warn_set("dynamic_batching", dynamic, known)
     return options
 
 
@@ -261,7 +243,6 @@ def _max_lanes(reader: _Reader, message: Any) -> int:
             raise reader.wrong(f"instance_group.count is {group.count}: it must be 1 or more")
         if group.kind == kinds.KIND_MODEL:
             reader.warn("instance_group.kind KIND_MODEL", "the model runs on the CPU")
-        reader.warn_set("instance_group", group, {"name", "kind", "count"})
         count += max(1, group.count)
     if count > reader.config.lanes:
         reader.warn(
@@ -309,7 +290,6 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
         *message.optimization.execution_accelerators.gpu_execution_accelerator,
     ):
         reader.warn(f"optimization.execution_accelerators '{accelerator.name}'", "the model runs on the CPU as it is")
-    reader.warn_set("optimization", message.optimization, {"graph", "execution_accelerators"})
     return session
 
 

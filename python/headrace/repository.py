@@ -1,201 +1,35 @@
-"""The model repository: what lies in the folder (`scan`), what should be served of it (`targets`), what has to be done
-(`plan`, pure), and the doing (`Repository`).
+"""The model repository: what has to be done so that what is wanted is served (`plan`, pure), and the doing.
 
-Layout: `<repository>/<model>/<version>/model.onnx`, with or without `<model>/config.pbtxt`. Nothing is read from
-outside the repository: a link that leads out is refused.
+Loading comes before unloading: what serves goes on serving until its successor is there, and a load that fails leaves
+it alone. All on loop 0; files are read, and models loaded and unloaded, in threads.
 """
 
 import asyncio
 import dataclasses
 import logging
-import os
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headrace import model_config
 from headrace.config import Config
-from headrace.errors import HeadraceError, StartError
-from headrace.model_config import ModelSettings
+from headrace.errors import HeadraceError, InvalidArgument, NotFound, ResourceExhausted, StartError
+from headrace.layout import MODEL_NAME, Target, look, scan, targets
 from headrace.router import ModelVersion, Router, State
+from headrace.uploads import Upload, Uploads
 
 if TYPE_CHECKING:
     from headrace.engine import Engine, Model
 
-__all__ = ["Action", "Found", "Load", "Repository", "Target", "Unload", "plan", "scan", "targets"]
+__all__ = ["Action", "Load", "Repository", "Unload", "plan"]
 
 log = logging.getLogger("headrace.repository")
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,254}")
-_VERSION = re.compile(r"0|[1-9][0-9]{0,17}")  # no leading zero; fits 64 bits
-_CONFIG = "config.pbtxt"
-_MAX_CONFIG_BYTES = 1 << 20
+_MOST_WAITING = 64  # loads and unloads of one model that wait for their turn
 
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One model's folder. `fault`: why it cannot be served as it lies there; "" when it can."""
-
-    name: str
-    folder: Path
-    versions: Mapping[int, Path] = dataclasses.field(default_factory=dict)
-    config_text: str | None = None
-    fault: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """One version that should be served, or the `fault` for which it cannot be."""
-
-    name: str
-    version: int | None
-    folder: Path
-    file: Path | None = None
-    settings: ModelSettings | None = None
-    fault: str = ""
-    fingerprint: str = ""  # changes when the version must be loaded again
-
-    @property
-    def key(self) -> tuple[str, int | None]:
-        return self.name, self.version
-
-
-class _Fault(Exception):
-    """Why one model cannot be served as it lies in the folder."""
-
-
-# --- What is there ---------------------------------------------------------------------------------------------------
-
-
-def scan(root: Path) -> list[Found]:
-    """All models in the folder, by name. StartError when there is no folder, or nothing in it."""
-    try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
-    except OSError as error:
-        raise StartError(
-            f"The model repository {root} cannot be read: {error.strerror} (--model-repository)."
-        ) from None
-    real_root = root.resolve()
-    found: list[Found] = []
-    for entry in entries:
-        if entry.name.startswith(".") or not entry.is_dir():
-            log.debug("%s is not a model: hidden, or not a folder", entry.path)
-            continue
-        folder = Path(entry.path)
-        if not _MODEL_NAME.fullmatch(entry.name):
-            if _inside(folder, real_root) and any(_VERSION.fullmatch(child.name) for child in _children(folder)):
-                rule = "a model's name has letters, digits and _ . + - only"
-                found.append(Found(entry.name, folder, fault=f"its name cannot be served: {rule}"))
-            continue
-        found.append(_look_into(entry.name, folder, real_root))
-    if not found:
-        raise StartError(f"The model repository {root} has no model in it: put one into {root}/<model>/1/model.onnx.")
-    return found
-
-
-def _inside(path: Path, real_root: Path) -> bool:
-    return path.resolve().is_relative_to(real_root)
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError as error:
-        log.debug("%s cannot be read: %s", folder, error.strerror)
-        return []
-
-
-def _look_into(name: str, folder: Path, real_root: Path) -> Found:
-    outside = f"leads out of the repository {real_root}: put a copy in its place"
-    if not _inside(folder, real_root):
-        return Found(name, folder, fault=f"the link {folder} {outside}")
-    try:
-        children = sorted(folder.iterdir())
-    except OSError as error:
-        return Found(name, folder, fault=f"the folder {folder} cannot be read: {error.strerror}")
-    versions: dict[int, Path] = {}
-    config_text = None
-    faults: list[str] = []
-    for child in children:
-        if child.name == _CONFIG:
-            try:
-                config_text = _read_config(child, real_root)
-            except _Fault as error:
-                faults.append(str(error))
-        elif not _VERSION.fullmatch(child.name) or not child.is_dir():
-            log.debug("%s is not a version of model '%s': a version is a folder named by a whole number", child, name)
-        elif not _inside(child, real_root):
-            faults.append(f"the link {child} {outside}")
-        else:
-            versions[int(child.name)] = child
-    if not versions:
-        faults.append(f"it has no version: put the model into {folder}/1/")
-    return Found(name, folder, versions, config_text, faults[0] if faults else "")
-
-
-def _read_config(path: Path, real_root: Path) -> str:
-    if not _inside(path, real_root):
-        raise _Fault(f"the link {path} leads out of the repository {real_root}: put a copy in its place")
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise _Fault(f"{path} is over 1 MiB, which no {_CONFIG} is")
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise _Fault(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise _Fault(f"{path} is not UTF-8 text") from None
-
-
-# --- What should be served -------------------------------------------------------------------------------------------
-
-
-def targets(found: Iterable[Found], root: Path, config: Config) -> list[Target]:
-    """The versions that the models' version policies choose, each with its file or its fault."""
-    wanted: list[Target] = []
-    real_root = root.resolve()
-    for model in found:
-        versions: Sequence[int | None] = sorted(model.versions) or [None]
-        if model.fault:
-            wanted += [Target(model.name, v, model.folder, fault=model.fault) for v in versions]
-            continue
-        try:
-            settings = model_config.read(model.name, model.config_text, config)
-        except HeadraceError as error:
-            wanted += [Target(model.name, v, model.folder, fault=error.message.rstrip(".")) for v in versions]
-            continue
-        for warning in settings.warnings:
-            log.warning("%s", warning)
-        chosen, missing = settings.versions(model.versions)
-        wanted += [_target(model, version, settings, real_root) for version in chosen]
-        for version in missing:
-            fault = f"version_policy of its {_CONFIG} names version {version}, which is not in the folder"
-            wanted.append(Target(model.name, version, model.folder, fault=fault))
-        if not chosen and not missing:
-            fault = f"version_policy of its {_CONFIG} chooses none of its versions"
-            wanted.append(Target(model.name, None, model.folder, fault=fault))
-    return wanted
-
-
-def _target(model: Found, version: int, settings: ModelSettings, real_root: Path) -> Target:
-    file = model.versions[version] / settings.filename
-    fault = ""
-    try:
-        stat = file.stat()
-    except OSError as error:
-        fault = f"{file} cannot be read: {error.strerror}"
-    else:
-        if not _inside(file, real_root):
-            fault = f"the link {file} leads out of the repository {real_root}: put a copy in its place"
-        elif not file.is_file():
-            fault = f"{file} is not a file"
-        elif not os.access(file, os.R_OK):
-            fault = f"{file} cannot be read: Permission denied"
-    if fault:
-        return Target(model.name, version, model.folder, fault=fault)
-    fingerprint = f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}\n{model.config_text}"
-    return Target(model.name, version, model.folder, file, settings, fingerprint=fingerprint)
+Key = tuple[str, int | None]  # name and version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +50,7 @@ class Unload:
 Action = Load | Unload
 
 
-def plan(desired: Iterable[Target], actual: Mapping[tuple[str, int | None], str]) -> list[Action]:
+def plan(desired: Iterable[Target], actual: Mapping[Key, str]) -> list[Action]:
     """What leads from `actual` (what is served, or was tried: key -> fingerprint) to `desired`: loads, then unloads."""
     wanted = {target.key: target for target in desired}
     loads: list[Action] = [
@@ -228,6 +62,16 @@ def plan(desired: Iterable[Target], actual: Mapping[tuple[str, int | None], str]
 # --- Doing it --------------------------------------------------------------------------------------------------------
 
 
+class _Turn:
+    """Loads and unloads of one model, one after the other. Equal ones that wait in a row are one."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+        self.last_key: object = None  # of the last that waits
+        self.last: asyncio.Task[None] | None = None
+
+
 class Repository:
     """Carries plans out, and tells the router what there is after each step. One broken model stops no other."""
 
@@ -236,26 +80,51 @@ class Repository:
         self._engine = engine
         self._router = router
         self._config = config
-        self._versions: dict[tuple[str, int | None], ModelVersion] = {}
-        self._fingerprints: dict[tuple[str, int | None], str] = {}
+        self._versions: dict[Key, ModelVersion] = {}
+        self._fingerprints: dict[Key, str] = {}
+        self._turns: dict[str, _Turn] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._uploads = Uploads(config.max_upload_bytes)
+        self._uploaded: dict[str, Upload] = {}  # of models that serve from one
 
     @property
     def faults(self) -> list[ModelVersion]:
         """The versions that should be served and cannot be."""
-        return [version for version in self._versions.values() if version.state is State.UNAVAILABLE]
+        return [v for v in self._versions.values() if v.state is State.UNAVAILABLE and v.wanted]
 
-    async def load_all(self) -> None:
-        """Scans the folder and brings what is served in line with it. StartError: no repository, or nothing in it."""
+    async def load_initial(self) -> None:
+        """What the start loads: everything, or in mode explicit what --load-model names. StartError as load_all."""
+        names = self._config.load_model
+        if self._config.model_control_mode != "explicit" or "*" in names:
+            await self.load_all()
+        else:
+            await self.load_all(frozenset(names))
+
+    async def load_all(self, names: frozenset[str] | None = None) -> None:
+        """Scans the folder and brings what is served (of these models) in line with it. StartError: no repository, or
+        nothing in it."""
         if not self._config.model_repository:
             raise StartError("There is no model repository: give --model-repository DIR.")
-        desired = await asyncio.to_thread(lambda: targets(scan(self.root), self.root, self._config))
-        actions = plan(desired, self._fingerprints)
-        for action in actions:
-            if isinstance(action, Load) and action.target.key not in self._versions:
-                self._put(ModelVersion(*action.target.key, State.LOADING, "it is still loading"), publish=False)
+        empty = self._config.model_control_mode == "explicit"
+        found = await asyncio.to_thread(scan, self.root, may_be_empty=empty)
+        if names is not None:
+            found = [model for model in found if model.name in names]
+            for name in names - {model.name for model in found}:
+                reason = f"there is no folder {self.root / name} (--load-model)"
+                log.error("model '%s' is not served: %s", name, reason)
+                self._put(ModelVersion(name, None, State.UNAVAILABLE, reason), publish=False)
+        desired = await asyncio.to_thread(targets, found, self.root, self._config)
+        by_name: dict[str, list[Action]] = {}
+        for action in plan(desired, self._fingerprints):
+            by_name.setdefault(action.target.name if isinstance(action, Load) else action.name, []).append(action)
+        for actions in by_name.values():
+            self._mark_loading(action.target for action in actions if isinstance(action, Load))
         self._publish()
-        await asyncio.gather(*(self._load(a.target) for a in actions if isinstance(a, Load)))
-        await asyncio.gather(*(self._unload((a.name, a.version)) for a in actions if isinstance(a, Unload)))
+
+        async def carry_out(name: str, actions: Sequence[Action]) -> None:
+            await self._carry_out(name, actions)
+
+        await asyncio.gather(*(self._in_turn(n, object(), partial(carry_out, n, a)) for n, a in by_name.items()))
 
     def require_served(self) -> None:
         """StartError when nothing at all can be served, or with --exit-on-error when anything cannot."""
@@ -267,6 +136,124 @@ class Repository:
             raise StartError(f"No model can be served. {first}.")
         raise StartError(f"{len(faults)} model version(s) cannot be served, and --exit-on-error is set. {first}.")
 
+    # --- What a caller asks for
+
+    async def load(self, name: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Loads (again) the versions that the model's policy chooses, and unloads the others. `config_json` stands in
+        for its config.pbtxt; `files` (path below its folder -> content) for its folder.
+
+        NotFound: no such model. InvalidArgument says which version could not be loaded and why; what served before
+        goes on then, all of it. The work goes on if the caller stops waiting."""
+        plain = config_json is None and not files
+        await self._in_turn(name, "load" if plain else object(), lambda: self._load_asked(name, config_json, files))
+
+    async def unload(self, name: str) -> None:
+        """Ends what serves under this name behind its last request, and gives the memory back. No effect on a model
+        that is not loaded."""
+        await self._in_turn(name, "unload", lambda: self._unload_asked(name))
+
+    async def index(self) -> list[ModelVersion]:
+        """Every version that is or was wanted, and one row without a version for each other model of the folder."""
+        found = await asyncio.to_thread(scan, self.root, may_be_empty=True)
+        known = {name for name, _ in self._versions}
+        rest = [ModelVersion(f.name, None, State.UNAVAILABLE, "it is not loaded", wanted=False) for f in found]
+        rows = [*self._versions.values(), *(row for row in rest if row.name not in known)]
+        return sorted(rows, key=lambda row: (row.name, row.version or 0))
+
+    async def close(self) -> None:
+        """Ends what is still going on, and removes what callers have brought. The engine is closed by now."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._uploads.close)
+
+    async def _in_turn(self, name: str, key: object, work: Callable[[], Awaitable[None]]) -> None:
+        turn = self._turns.setdefault(name, _Turn())
+        if turn.last is None or turn.last_key != key:
+            if turn.waiting >= _MOST_WAITING:
+                raise ResourceExhausted(
+                    f"{turn.waiting} loads and unloads of model '{name}' wait already; wait for their answers"
+                )
+            turn.waiting += 1
+            turn.last_key = key
+            turn.last = asyncio.create_task(self._take_turn(name, turn, key, work))
+            self._tasks.add(turn.last)
+            turn.last.add_done_callback(self._done)
+        await asyncio.shield(turn.last)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # those who waited for it may have gone
+
+    async def _take_turn(self, name: str, turn: _Turn, key: object, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with turn.lock:
+                if turn.last_key == key:
+                    turn.last = turn.last_key = None  # whoever comes from now on wants another one
+                await work()
+        finally:
+            turn.waiting -= 1
+            if not turn.waiting:
+                self._turns.pop(name, None)
+
+    async def _load_asked(self, name: str, config_json: str | None, files: Mapping[str, bytes] | None) -> None:
+        upload = None
+        if files:
+            if not MODEL_NAME.fullmatch(name):
+                raise InvalidArgument(
+                    f"'{name}' cannot be a model's name: it may have letters, digits and _ . + - only"
+                )
+            upload = await asyncio.to_thread(self._uploads.place, name, files)
+        root = self.root if upload is None else upload.root
+        try:
+            desired = await asyncio.to_thread(self._wanted, name, root, config_json)
+            actual = {key: "before" for key in self._versions if key[0] == name}  # what is there is loaded again
+            failed = await self._carry_out(name, plan(desired, actual), whole=True)
+            if failed:
+                raise InvalidArgument(f"model '{name}' could not be loaded: {'; '.join(failed)}")
+        except BaseException:
+            await self._forget_upload(upload)
+            raise
+        before = self._uploaded.pop(name, None)
+        if upload is not None:
+            self._uploaded[name] = upload
+        await self._forget_upload(before)
+
+    def _wanted(self, name: str, root: Path, config_json: str | None) -> list[Target]:
+        found = look(name, root, config_json)
+        if found is None:
+            raise NotFound(f"model '{name}' is not in the model repository {self.root}")
+        return targets([found], root, self._config)
+
+    async def _forget_upload(self, upload: Upload | None) -> None:
+        if upload is not None:
+            await asyncio.to_thread(self._uploads.remove, upload)
+
+    async def _unload_asked(self, name: str) -> None:
+        served = [version for version in self._named(name) if version.model is not None]
+        for version in self._named(name):
+            self._fingerprints.pop((name, version.version), None)
+            state = State.UNAVAILABLE if version.model is None else State.UNLOADING
+            reason = version.reason if version.model is None else "it is being unloaded"
+            self._put(ModelVersion(name, version.version, state, reason, wanted=False), publish=False)
+        self._publish()
+        await self._end(served)
+        in_folder = await asyncio.to_thread(look, name, self.root)
+        for version in self._named(name):
+            if in_folder is None:  # it came with a request, or its folder is gone
+                self._versions.pop((name, version.version))
+            elif version.state is State.UNLOADING:
+                row = dataclasses.replace(version, state=State.UNAVAILABLE, reason="unloaded")
+                self._put(row, publish=False)
+        self._publish()
+        await self._forget_upload(self._uploaded.pop(name, None))
+
+    # --- Carrying out
+
+    def _named(self, name: str) -> list[ModelVersion]:
+        return [version for (known, _), version in self._versions.items() if known == name]
+
     def _publish(self) -> None:
         self._router.set(self._versions.values())
 
@@ -275,27 +262,85 @@ class Repository:
         if publish:
             self._publish()
 
-    async def _load(self, target: Target) -> None:
-        old = self._versions.get(target.key)
+    def _mark_loading(self, loads: Iterable[Target]) -> None:
+        for target in loads:
+            old = self._versions.get(target.key)
+            if old is None or old.model is None:
+                self._put(ModelVersion(*target.key, State.LOADING, "it is still loading"), publish=False)
+
+    async def _carry_out(self, name: str, actions: Sequence[Action], *, whole: bool = False) -> list[str]:
+        """Does what the plan says of one model; one catalog makes all of it visible. Returns what could not be loaded
+        and why. If anything could not, and the model serves or the `whole` was asked for, nothing changes but the
+        reasons."""
+        loads = [action.target for action in actions if isinstance(action, Load)]
+        self._mark_loading(loads)
+        self._publish()
+        results = await asyncio.gather(*(self._load_version(target) for target in loads))
+        loaded = {target.key: (target, result) for target, result in zip(loads, results, strict=True)}
+        failed = {key: result for key, (_, result) in loaded.items() if isinstance(result, str)}
+        before = self._named(name)
+        if failed and (whole or any(version.model is not None for version in before)):
+            await self._keep(loaded)
+        else:
+            for key, (target, result) in loaded.items():
+                self._fingerprints[key] = target.fingerprint
+                if isinstance(result, str):
+                    self._put(ModelVersion(*key, State.UNAVAILABLE, result), publish=False)
+                else:
+                    self._put(ModelVersion(*key, State.READY, "", result, target.settings), publish=False)
+            for action in actions:
+                if isinstance(action, Unload):
+                    self._versions.pop((action.name, action.version), None)
+                    self._fingerprints.pop((action.name, action.version), None)
+            self._publish()
+            still = {id(version.model) for version in self._named(name)}
+            await self._end([v for v in before if v.model is not None and id(v.model) not in still])
+        return [why if version is None else f"version {version}: {why}" for (_, version), why in failed.items()]
+
+    async def _keep(self, loaded: "Mapping[Key, tuple[Target, Model | str]]") -> None:
+        """Of a model that serves, something new could not be loaded: what serves stays as it is."""
+        new: list[Model] = []
+        for key, (target, result) in loaded.items():
+            old = self._versions[key]
+            if isinstance(result, str):
+                self._fingerprints[key] = target.fingerprint
+                reason = result
+            else:
+                new.append(result)
+                reason = "another version of the same load failed"
+            if old.model is not None:
+                self._put(dataclasses.replace(old, reason=reason), publish=False)
+            else:
+                self._put(ModelVersion(*key, State.UNAVAILABLE, reason), publish=False)
+        self._publish()
+        await asyncio.gather(*(self._engine.unload(model) for model in new))
+
+    async def _end(self, versions: Sequence[ModelVersion]) -> None:
+        """Unloads what the catalog of now no longer has, behind its last request."""
+        if not versions:
+            return
+        await self._engine.settle()
+        await asyncio.gather(*(self._engine.unload(v.model, finish=True) for v in versions if v.model is not None))
+        for version in versions:
+            log.info("model '%s' version %s unloaded", version.name, version.version_text)
+
+    async def _load_version(self, target: Target) -> "Model | str":
+        """The model, or why there is none."""
         label = f"model '{target.name}'" + (f" version {target.version}" if target.version is not None else "")
         started = time.monotonic()
+        model: Model | None = None
         try:
             model, reason = await self._load_model(target), target.fault
         except HeadraceError as error:
-            model, reason = None, error.message.rstrip(".")
+            reason = error.message.rstrip(".")
         except Exception:  # a fault of ours in one model must not keep the others from being served
             log.exception("%s could not be loaded", label)
-            model, reason = None, "an internal error; the log says more"
-        self._fingerprints[target.key] = target.fingerprint
+            reason = "an internal error; the log says more"
         if model is None:
             log.error("%s is not served: %s", label, reason)
-            if old is None or old.model is None:  # a version that serves goes on serving
-                self._put(ModelVersion(*target.key, State.UNAVAILABLE, reason))
-            return
-        self._put(ModelVersion(*target.key, State.READY, "", model, target.settings))
+            return reason
         log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, model.batching_reason)
-        if old is not None and old.model is not None:
-            await self._engine.unload(old.model)
+        return model
 
     async def _load_model(self, target: Target) -> "Model | None":
         if target.file is None or target.settings is None or target.version is None:
@@ -317,11 +362,3 @@ class Repository:
             await self._engine.unload(model)
             raise
         return model
-
-    async def _unload(self, key: tuple[str, int | None]) -> None:
-        version = self._versions.pop(key, None)
-        self._fingerprints.pop(key, None)
-        self._publish()
-        if version is not None and version.model is not None:
-            await self._engine.unload(version.model)
-            log.info("model '%s' version %s unloaded", version.name, version.version_text)

@@ -23,6 +23,7 @@ class State(enum.Enum):
 
     LOADING = "LOADING"
     READY = "READY"
+    UNLOADING = "UNLOADING"
     UNAVAILABLE = "UNAVAILABLE"
 
 
@@ -33,9 +34,10 @@ class ModelVersion:
     name: str
     version: int | None
     state: State
-    reason: str = ""  # why it is not READY
+    reason: str = ""  # why it is not READY; of one that is, why its last load failed
     model: "Model | None" = None  # set when READY
     settings: "ModelSettings | None" = None  # set when READY
+    wanted: bool = True  # False: somebody asked for it to be unloaded
 
     @property
     def version_text(self) -> str:
@@ -76,11 +78,13 @@ class Router:
         """`publish` takes the rows after each change: `Engine.publish`."""
         self._publish = publish
         self._versions: tuple[ModelVersion, ...] = ()
+        self.on_change: Callable[[], None] = lambda: None  # called after each change
 
     def set(self, versions: Iterable[ModelVersion]) -> None:
         """Makes these the versions that requests find."""
         self._versions = tuple(sorted(versions, key=lambda v: (v.name, v.version or 0)))
         self._publish(routes(self._versions))
+        self.on_change()
 
     @property
     def versions(self) -> tuple[ModelVersion, ...]:

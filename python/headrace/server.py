@@ -6,6 +6,7 @@ caller's thread works; `serve` runs one in the main thread until a signal.
 
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import logging
@@ -15,19 +16,25 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import uvloop
 
 from headrace.config import Config, resolve
-from headrace.engine import Engine, LoopPort, version
+from headrace.engine import Engine, LoopPort, TraceSampler, version
 from headrace.errors import StartError
-from headrace.grpc_server import Answerer, GrpcProtocol, MeasuredProtocol
+from headrace.grpc_calls import Answerer
+from headrace.grpc_server import GrpcProtocol, MeasuredProtocol
 from headrace.http_gateway import HttpProtocol
 from headrace.listener import Listener, Seat
+from headrace.log_settings import LogSettings
 from headrace.repository import Repository
 from headrace.router import ModelVersion, Router
 from headrace.service import Service
+from headrace.tracing import Trace, Tracer
+
+if TYPE_CHECKING:
+    from headrace.engine import TraceRow
 
 __all__ = ["Instance", "ServedModel", "Server", "check", "headrace_version", "serve"]
 
@@ -35,6 +42,7 @@ log = logging.getLogger("headrace.server")
 T = TypeVar("T")
 
 headrace_version = version
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +97,18 @@ class Instance:
         self.config = config
         self.engine = Engine(config)
         self.router = Router(self.engine.publish)
-        self.service = Service(self.engine, self.router, config, version())
         self.repository = Repository(self.engine, self.router, config)
+        self.tracer = Tracer(config, TraceSampler, self.engine.trace)
+        self.log_settings = LogSettings(config)
+        self.service = Service(
+            self.engine,
+            self.router,
+            config,
+            version(),
+            repository=self.repository,
+            tracer=self.tracer,
+            log_settings=self.log_settings,
+        )
         self.grpc_port = 0
         self.http_port = 0
         self._threads: list[IoThread] = []
@@ -109,7 +127,7 @@ class Instance:
             answerer = Answerer(self.service, asyncio.get_running_loop())
             await self._open_seats(answerer)
             self._listen(answerer)
-            await self.repository.load_all()
+            await self.repository.load_initial()
             self.repository.require_served()
         except BaseException:
             await self.abandon()
@@ -119,7 +137,10 @@ class Instance:
     async def _open_seats(self, answerer: Answerer) -> None:
         async def seat() -> Seat:
             loop = asyncio.get_running_loop()
-            return Seat(loop, LoopPort(self.engine, loop, methods=answerer.methods))
+            port = LoopPort(
+                self.engine, loop, methods=answerer.methods, streams=answerer.streams, on_traces=self._trace
+            )
+            return Seat(loop, port)
 
         self._seats.append(await seat())
         for number in range(1, self.config.io_threads):
@@ -170,10 +191,16 @@ class Instance:
     async def _close(self) -> None:
         # The engine first: it answers what is queued and stops what runs, so that the loops have nothing to wait for.
         await asyncio.to_thread(self.engine.close)
+        await self.repository.close()
         for seat in self._seats:
             await seat.call(seat.close())
         for thread in self._threads:
             await asyncio.to_thread(thread.stop)
+        await asyncio.to_thread(self.tracer.close)
+        self.log_settings.close()
+
+    def _trace(self, rows: "list[TraceRow]", dropped: int) -> None:
+        self.tracer.put([Trace(*row) for row in rows], dropped)
 
     def _say_pool(self) -> None:
         pool = self.engine.snapshot()["pool"]
@@ -278,6 +305,7 @@ def serve(config: Config, started: Callable[[Instance], None]) -> int:
     code: 0, or 1 when calls had to be ended. `started` is called once all models are loaded. StartError as `start`."""
     sys.setswitchinterval(0.0005)  # one busy Python thread else delays a wake-up of the loop by 5 ms
     _raise_descriptor_limit()
+    _bound_free_heap()
     with _own_loop() as loop:
         return loop.run_until_complete(_serve(config, started))
 
@@ -343,6 +371,16 @@ def _own_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.run_until_complete(loop.shutdown_default_executor())
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _bound_free_heap() -> None:
+    """glibc learns to keep up to 64 MiB free at the top of each thread's heap, and trimming does not reach all of them:
+    what a model that was unloaded had would stay. 4 MiB is more than a request leaves behind. Only for a process of
+    our own; no effect on another libc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            mallopt(parameter, 4 << 20)
 
 
 def _raise_descriptor_limit() -> None:

@@ -75,5 +75,20 @@ TEST(Catalog, KeepsItsModels) {
   EXPECT_TRUE(seen.expired());
 }
 
+TEST(Catalog, AModelIsTracedByItsOwnSamplerOrByEverybodys) {
+  Catalog catalog;
+  EXPECT_EQ(catalog.sampler("digits"), nullptr);
+  const auto all = std::make_shared<TraceSampler>(1, 1, -1);
+  const auto own = std::make_shared<TraceSampler>(2, 1, -1);
+  catalog.trace("digits", own);
+  EXPECT_EQ(catalog.sampler("digits"), own.get());
+  EXPECT_EQ(catalog.sampler("faces"), nullptr);
+  catalog.trace("", all);
+  catalog.trace("quiet", nullptr);
+  EXPECT_EQ(catalog.sampler("faces"), all.get());
+  EXPECT_EQ(catalog.sampler("digits"), own.get());
+  EXPECT_EQ(catalog.sampler("quiet"), nullptr) << "no sampler of its own is not the same as none";
+}
+
 }  // namespace
 }  // namespace headrace

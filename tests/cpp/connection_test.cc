@@ -237,6 +237,97 @@ TEST_F(ConnectionTest, AMethodTakesExactlyOneMessage) {
   clock_.await_waiters(3);  // the first message's run was stopped
 }
 
+// A stream's events so far, as "kind:bytes".
+std::vector<std::string> events(Connection& connection) {
+  static constexpr const char* kKinds[] = {"call", "open", "message", "end"};
+  std::vector<std::string> seen;
+  for (const OwnerCall& call : connection.take_calls()) {
+    const auto* text = reinterpret_cast<const char*>(call.message.bytes.data());
+    seen.push_back(std::string(kKinds[static_cast<int>(call.kind)]) + ":" +
+                   std::string(text, call.message.bytes.size()));
+  }
+  return seen;
+}
+
+TEST_F(ConnectionTest, AStreamOfTheOwnersIsAnsweredMessageByMessage) {
+  start();
+  auto peer = connect();
+  Fields headers = H2Client::grpc_headers(kStreamPath);
+  const std::int32_t call = peer->client.request(headers, grpc_frame("one") + grpc_frame("two"), false);
+  send(*peer);
+  EXPECT_EQ(events(at(*peer)), (std::vector<std::string>{"open:", "message:one", "message:two"}));
+  EXPECT_NE(at(*peer).send_part(call, as_bytes("1")) & kHasOutput, 0U);
+  exchange(*peer);
+  EXPECT_EQ(peer->client.answer(call).messages(), (std::vector<std::string>{"1"}));
+  EXPECT_FALSE(peer->client.answer(call).closed);
+  at(*peer).send_part(call, as_bytes("2"));
+  peer->client.write(call, grpc_frame("three"), true);
+  send(*peer);
+  EXPECT_EQ(events(at(*peer)), (std::vector<std::string>{"message:three", "end:"}));
+  at(*peer).send_part(call, as_bytes("3"));
+  at(*peer).finish(call);
+  EXPECT_EQ(status(*peer, call), "0");
+  EXPECT_EQ(peer->client.answer(call).messages(), (std::vector<std::string>{"1", "2", "3"}));
+  at(*peer).send_part(call, as_bytes("late"));  // it is gone: nothing happens
+  at(*peer).release_message(call);
+  EXPECT_EQ(at(*peer).open_calls(), 0U);
+}
+
+TEST_F(ConnectionTest, AStreamsMessagesKeepTheirOrderThoughSomeAreInflated) {
+  start();
+  auto peer = connect();
+  Fields headers = H2Client::grpc_headers(kStreamPath);
+  headers.emplace_back("grpc-encoding", "gzip");
+  const std::string body =
+      grpc_frame("a") + grpc_frame(gzip("b"), true) + grpc_frame("c") + grpc_frame(gzip("d"), true);
+  const std::int32_t call = peer->client.request(headers, body);
+  send(*peer);
+  std::vector<std::string> seen = events(at(*peer));
+  EXPECT_EQ(seen, (std::vector<std::string>{"open:", "message:a"}));
+  drain_until([&] {
+    for (const std::string& event : events(at(*peer))) seen.push_back(event);
+    return seen.back() == "end:";
+  });
+  EXPECT_EQ(seen, (std::vector<std::string>{"open:", "message:a", "message:b", "message:c", "message:d", "end:"}));
+  at(*peer).fail(call, {Code::kNotFound, "no"}, {});
+  EXPECT_EQ(status(*peer, call), "5 no");
+
+  const std::int32_t broken = peer->client.request(headers, grpc_frame("no gzip", true));
+  EXPECT_EQ(status(*peer, broken).substr(0, 3), "13 ");
+  EXPECT_EQ(at(*peer).take_cancelled(), (std::vector<std::int32_t>{broken}));
+}
+
+TEST_F(ConnectionTest, AStreamWhoseMessagesNobodyDealsWithIsRefused) {
+  start();
+  auto peer = connect();
+  const std::int32_t call = peer->client.request(H2Client::grpc_headers(kStreamPath), "", false);
+  for (std::size_t i = 0; i < OwnerStreams::kMaxWaiting; ++i) peer->client.write(call, grpc_frame("x"));
+  send(*peer);
+  EXPECT_EQ(events(at(*peer)).size(), 1 + OwnerStreams::kMaxWaiting);
+  at(*peer).release_message(call);
+  peer->client.write(call, grpc_frame("x"));
+  send(*peer);
+  EXPECT_EQ(events(at(*peer)).size(), 1U);
+  peer->client.write(call, grpc_frame("x"));
+  send(*peer);
+  EXPECT_EQ(status(*peer, call), std::string("8 method ") + kStreamPath +
+                                     ": more than 64 messages of one call wait to be answered; read the answers first");
+  EXPECT_EQ(at(*peer).take_cancelled(), (std::vector<std::int32_t>{call}));
+}
+
+TEST_F(ConnectionTest, AStreamThatIsResetIsTheOwnersToEnd) {
+  start();
+  auto peer = connect();
+  const std::int32_t call = peer->client.request(H2Client::grpc_headers(kStreamPath), grpc_frame("x"), false);
+  send(*peer);
+  EXPECT_EQ(events(at(*peer)).size(), 2U);
+  peer->client.reset(call);
+  send(*peer);
+  EXPECT_EQ(at(*peer).take_cancelled(), (std::vector<std::int32_t>{call}));
+  at(*peer).finish(call);
+  EXPECT_EQ(at(*peer).output_waiting(), 0U);
+}
+
 TEST_F(ConnectionTest, AbortEndsAllOpenCallsWithAStatus) {
   start();
   auto peer = connect();

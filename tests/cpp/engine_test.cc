@@ -9,82 +9,10 @@
 #include <vector>
 
 #include "engine/completions.h"
-#include "trial_session.h"
+#include "engine_fixture.h"
 
-namespace headrace {
+namespace headrace::testing {
 namespace {
-
-using testing::Answer;
-using testing::Answers;
-using testing::Tickets;
-using testing::Trial;
-using testing::TrialBackend;
-using testing::Values;
-
-class EngineTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    options_.lanes = 2;
-    options_.clock = &clock_;
-    options_.backends["trial"] = std::make_shared<TrialBackend>(trial_);
-    options_.backends["other"] = std::make_shared<TrialBackend>(other_trial_);
-  }
-  void start() {
-    engine_ = std::make_unique<Engine>(options_);
-    tickets_ = std::make_unique<Tickets>(engine_->pool(), answers_);
-  }
-  void TearDown() override {
-    trial_.let_go();
-    if (engine_ == nullptr) return;
-    engine_->close();
-    EXPECT_EQ(engine_->snapshot().tickets, 0U);
-    EXPECT_EQ(engine_->snapshot().lanes_busy, 0);
-    tickets_->finish(answers_);
-    EXPECT_EQ(engine_->pool().stats().bytes_in_use, 0U);
-    EXPECT_EQ(engine_->pool().stats().blocks_in_use, 0U);
-    EXPECT_EQ(engine_->budget().charged(), 0U);
-    engine_.reset();
-    EXPECT_EQ(trial_.sessions(), 0) << "the sessions go with the engine";
-    EXPECT_EQ(other_trial_.sessions(), 0);
-  }
-
-  static ModelSpec spec(const std::string& name, const std::string& backend = "trial") {
-    ModelSpec made;
-    made.name = name;
-    made.backend = backend;
-    made.model_file = "/models/" + name;
-    made.batching_decided = true;
-    made.batching.max_batch_size = 8;
-    made.batching.dynamic_batching = true;
-    return made;
-  }
-  std::shared_ptr<Model> load(const ModelSpec& wanted) {
-    Result<std::shared_ptr<Model>> model = engine_->load(wanted);
-    EXPECT_TRUE(model.ok()) << model.status().to_string();
-    return model.ok() ? *model : nullptr;
-  }
-  Ticket* submit(const Model& model, const Values& rows, Nanos deadline = kNever) {
-    Ticket* ticket = tickets_->make(rows, model.entry, clock_.now(), deadline);
-    engine_->submit(ticket);
-    return ticket;
-  }
-  Answer of(const Ticket* ticket) const { return answers_.of(ticket->cookie_call); }
-  ModelSnapshot row(const std::string& name) const {
-    for (const ModelSnapshot& model : engine_->snapshot().models) {
-      if (model.name == name) return model;
-    }
-    ADD_FAILURE() << "no model " << name;
-    return {};
-  }
-
-  ManualClock clock_{kSecond};
-  Trial trial_;
-  Trial other_trial_;
-  EngineOptions options_;
-  std::unique_ptr<Engine> engine_;
-  Answers answers_;
-  std::unique_ptr<Tickets> tickets_;
-};
 
 TEST_F(EngineTest, LoadsAModelAndAnswers) {
   start();
@@ -167,60 +95,6 @@ TEST_F(EngineTest, AProbeThatFailsMeansNotBatched) {
   const auto model = load(probed);
   EXPECT_FALSE(model->batched());
   EXPECT_EQ(model->batching_reason.rfind("not batched: ", 0), 0U) << model->batching_reason;
-}
-
-TEST_F(EngineTest, UnloadAnswersTheQueuedLetsTheRunningEndAndFreesTheSession) {
-  start();
-  ModelSpec narrow = spec("m");
-  narrow.max_lanes = 1;
-  narrow.batching.max_batch_size = 1;
-  auto model = load(narrow);
-  auto catalog = std::make_shared<Catalog>();
-  catalog->add("m", "", model);
-  engine_->publish(catalog);
-  const std::shared_ptr<const Catalog> stale = engine_->catalog();
-  trial_.hold();
-  Ticket* running = submit(*model, {1});
-  trial_.await_inside(1);
-  Ticket* queued = submit(*model, {2});
-  std::atomic<int> unloaded = 0;
-  std::vector<std::thread> unloaders;
-  for (int i = 0; i < 2; ++i) {  // two who do it at once
-    unloaders.emplace_back([&] {
-      engine_->unload(model);
-      ++unloaded;
-    });
-  }
-  answers_.await(1);
-  EXPECT_EQ(of(queued).status.to_string(), "UNAVAILABLE: model 'm' version 1 was unloaded");
-  EXPECT_EQ(unloaded, 0);
-  EXPECT_EQ(trial_.sessions(), 1);
-  trial_.let_go();
-  for (std::thread& unloader : unloaders) unloader.join();
-  EXPECT_TRUE(of(running).status.ok());
-  EXPECT_EQ(trial_.sessions(), 0);
-  EXPECT_TRUE(engine_->snapshot().models.empty());
-  EXPECT_EQ(engine_->pool().stats().bytes_retained, 0U) << "the memory goes back";
-
-  // Somebody may still hold the catalog that names it.
-  Model* found = *stale->resolve("m", "");
-  EXPECT_EQ(found, model.get());
-  Ticket* late = submit(*found, {3});
-  EXPECT_EQ(of(late).status.code(), Code::kUnavailable);
-}
-
-TEST_F(EngineTest, AModelOutlivesItsUnloadForAsLongAsACatalogNamesIt) {
-  start();
-  auto model = load(spec("m"));
-  std::weak_ptr<Model> seen = model;
-  auto catalog = std::make_shared<Catalog>();
-  catalog->add("m", "", model);
-  engine_->publish(std::move(catalog));
-  engine_->unload(model);
-  model.reset();
-  EXPECT_FALSE(seen.expired());
-  engine_->publish(std::make_shared<Catalog>());
-  EXPECT_TRUE(seen.expired());
 }
 
 TEST_F(EngineTest, EachCatalogIsAnEditionOfItsOwn) {
@@ -479,4 +353,4 @@ TEST_F(EngineTest, ModelsComeAndGoUnderLoad) {
 }
 
 }  // namespace
-}  // namespace headrace
+}  // namespace headrace::testing

@@ -150,6 +150,8 @@ class FrontTest : public ::testing::Test {
  protected:
   static constexpr const char* kOwnerPath = "/inference.GRPCInferenceService/ServerLive";
 
+  static constexpr const char* kStreamPath = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
   // A client and its end of the loop.
   struct Peer {
     explicit Peer(H2Client::Options options = {}) : client(options) {}
@@ -163,6 +165,7 @@ class FrontTest : public ::testing::Test {
     engine_options_.clock = &clock_;
     engine_options_.backends["trial"] = std::make_shared<TrialBackend>(trial_);
     loop_options_.methods = {kOwnerPath};
+    loop_options_.streams = {kStreamPath};
   }
   void start(std::int64_t max_batch_size = 64, int max_lanes = 0) {
     engine_ = std::make_shared<Engine>(engine_options_);

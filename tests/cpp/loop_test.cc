@@ -155,6 +155,65 @@ TEST_F(LoopTest, ACatalogThatWasReplacedLivesAsLongAsItsTickets) {
   EXPECT_TRUE(seen.expired());
 }
 
+TEST_F(LoopTest, IsSettledOnceNothingIsDecodedUnderAnOlderCatalog) {
+  start(1 << 20);
+  auto peer = connect();
+  EXPECT_TRUE(loop_->settled());
+  const std::int32_t call = peer->client.call(kModelInferPath, InferText{.typed = true}(Values(400000, 1)));
+  exchange(*peer);  // to the worker; it comes back with the next drain
+  EXPECT_TRUE(loop_->settled()) << "it is of the catalog of now";
+  publish();
+  EXPECT_FALSE(loop_->settled()) << "its ticket will be the old model's";
+  drain_until([&] {
+    exchange(*peer);
+    return peer->client.answer(call).closed;
+  });
+  EXPECT_TRUE(loop_->settled());
+}
+
+TEST_F(LoopTest, TracesWhatTheSamplerTakes) {
+  start();
+  auto catalog = std::make_shared<Catalog>();
+  catalog->add("m", "", model_);
+  catalog->trace("", std::make_shared<TraceSampler>(9, 2, -1));
+  engine_->publish(std::move(catalog));
+  auto peer = connect();
+  clock_.advance(5);
+  trial_.on_run([&](const Values&) { clock_.advance(700); });
+  for (int i = 0; i < 4; ++i) {
+    infer_answer(*peer, peer->client.call(kModelInferPath, InferText{.id = "r" + std::to_string(i)}({1})));
+  }
+  auto [first, dropped] = loop_->take_traces(1);
+  EXPECT_EQ(dropped, 0U);
+  ASSERT_EQ(first.size(), 1U);
+  EXPECT_EQ(first[0].sampler, 9U);
+  EXPECT_EQ(first[0].model, "m");
+  EXPECT_EQ(first[0].version, "3");
+  EXPECT_EQ(first[0].request_id, "r1");
+  EXPECT_EQ(first[0].time.infer_end - first[0].time.infer_start, 700);
+  EXPECT_LE(first[0].time.received, first[0].time.queued);
+  EXPECT_GE(first[0].ended, first[0].time.finished);
+  const auto rest = loop_->take_traces(10).first;
+  ASSERT_EQ(rest.size(), 1U);
+  EXPECT_EQ(rest[0].request_id, "r3");
+  EXPECT_TRUE(loop_->take_traces(10).first.empty());
+}
+
+TEST_F(LoopTest, ATraceOfARequestThatDidNotRunHasItsStartAndItsEnd) {
+  start(1);
+  auto catalog = std::make_shared<Catalog>();
+  catalog->add("m", "", model_);
+  catalog->trace("m", std::make_shared<TraceSampler>(1, 1, -1));
+  engine_->publish(std::move(catalog));
+  auto peer = connect();
+  engine_->unload(model_);
+  EXPECT_EQ(status(*peer, peer->client.call(kModelInferPath, InferText{}({1}))).substr(0, 3), "14 ");
+  const auto traces = loop_->take_traces(10).first;
+  ASSERT_EQ(traces.size(), 1U);
+  EXPECT_EQ(traces[0].time.finished, 0);
+  EXPECT_GE(traces[0].ended, traces[0].time.received);
+}
+
 TEST_F(LoopTest, AnIdleConnectionIsClosedWhenItsTimeHasCome) {
   start();
   auto idle = connect();

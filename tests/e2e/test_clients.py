@@ -313,7 +313,15 @@ def test_live_ready_and_metadata(server: ServerProcess) -> None:
         about = client.get_server_metadata()
         assert about.name == "headrace"
         assert re.fullmatch(r"\d+\.\d+\.\d+\S*", about.version)
-        assert list(about.extensions) == ["model_configuration", "statistics"]
+        assert list(about.extensions) == [
+            "model_repository",
+            "model_repository(unload_dependents)",
+            "model_configuration",
+            "parameters",
+            "statistics",
+            "trace",
+            "logging",
+        ]
 
 
 def test_model_metadata(server: ServerProcess) -> None:

@@ -117,7 +117,8 @@ class FakeDoor:
 
 def port(**flags: object) -> tuple[LoopPort, FakeLoop]:
     settings = config.resolve(flags, host=HOST)
-    whole = SimpleNamespace(core=None, config=settings, log_runtime_lines=lambda: False)
+    nothing: Any = lambda *_: None  # noqa: E731
+    whole = SimpleNamespace(core=None, config=settings, log_runtime_lines=lambda: False, attach=nothing, detach=nothing)
     made = LoopPort(cast(Any, whole), asyncio.get_running_loop(), methods=["/a/B"])
     return made, cast(Any, made)._core
 

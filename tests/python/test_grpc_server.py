@@ -3,265 +3,18 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from headrace import _proto
-from headrace.engine import HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, WANTS_CLOSE
-from headrace.errors import InvalidArgument, NotFound
-from headrace.grpc_server import Answerer, GrpcProtocol
+from headrace.engine import CALL, END, HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, MESSAGE, OPEN, WANTS_CLOSE
+from headrace.grpc_server import GrpcProtocol
+from python.grpc_rig import Rig, run
 
 INFERENCE = "/inference.GRPCInferenceService/"
-X = {"name": "x", "datatype": "FP32", "shape": [-1, 3], "optional": False}
-
-
-def duration(count: int, ns: int) -> dict[str, int]:
-    return {"count": count, "ns": ns}
-
-
-STATISTICS = {
-    "name": "m",
-    "version": 3,
-    "last_inference_ms": 1,
-    "inference_count": 8,
-    "execution_count": 2,
-    "success": duration(5, 50),
-    "fail": duration(1, 10),
-    "cancel": duration(2, 20),
-    "reject": duration(4, 40),
-    "queue": duration(5, 6),
-    "compute_input": duration(2, 7),
-    "compute_infer": duration(2, 8),
-    "compute_output": duration(2, 9),
-    "batch_stats": [
-        {
-            "batch_size": 4,
-            "compute_input": duration(2, 7),
-            "compute_infer": duration(2, 8),
-            "compute_output": duration(2, 9),
-        }
-    ],
-    "queued": 0,
-    "queued_bytes": 0,
-    "running": 0,
-}
-
-
-class FakeService:
-    """Fixed answers; `gate` holds model_config's caller in Python, `model_ready` fails as it is told."""
-
-    live, ready, version = True, False, "1.2.3"
-
-    def health(self, service: str) -> bool:
-        if service == "other":
-            raise NotFound("service 'other' is not known")
-        return service == ""
-
-    def model_ready(self, name: str, version: str) -> bool:
-        if name == "broken":
-            raise ZeroDivisionError("secret")
-        return (name, version) == ("m", "3")
-
-    def model_metadata(self, name: str, version: str) -> Any:
-        return SimpleNamespace(name=name, versions=["2", "3"], platform="onnxruntime_onnx", inputs=[X], outputs=[X])
-
-    def model_config(self, name: str, version: str) -> Any:
-        return _proto.ModelConfig(name=name, max_batch_size=4)
-
-    def model_statistics(self, name: str, version: str) -> Any:
-        return [STATISTICS]
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 20))
-
-
-def ask(path: str, request: Any) -> Any:
-    async def work() -> bytes:
-        answerer = Answerer(cast(Any, FakeService()), asyncio.get_running_loop())
-        return await answerer.answer(path, request.SerializeToString())
-
-    return _proto.METHODS[path].response.FromString(run(work()))
-
-
-def test_server_calls() -> None:
-    assert ask(INFERENCE + "ServerLive", _proto.ServerLiveRequest()).live is True
-    assert ask(INFERENCE + "ServerReady", _proto.ServerReadyRequest()).ready is False
-    about = ask(INFERENCE + "ServerMetadata", _proto.ServerMetadataRequest())
-    assert (about.name, about.version) == ("headrace", "1.2.3")
-    assert list(about.extensions) == ["model_configuration", "statistics"]
-
-
-def test_model_calls() -> None:
-    assert ask(INFERENCE + "ModelReady", _proto.ModelReadyRequest(name="m", version="3")).ready is True
-    assert ask(INFERENCE + "ModelReady", _proto.ModelReadyRequest(name="m")).ready is False
-    about = ask(INFERENCE + "ModelMetadata", _proto.ModelMetadataRequest(name="m"))
-    assert (about.name, list(about.versions), about.platform) == ("m", ["2", "3"], "onnxruntime_onnx")
-    assert [(t.name, t.datatype, list(t.shape)) for t in about.inputs] == [("x", "FP32", [-1, 3])]
-    assert ask(INFERENCE + "ModelConfig", _proto.ModelConfigRequest(name="m")).config.max_batch_size == 4
-
-
-def test_statistics() -> None:
-    (stats,) = ask(INFERENCE + "ModelStatistics", _proto.ModelStatisticsRequest()).model_stats
-    assert (stats.name, stats.version, stats.inference_count, stats.execution_count) == ("m", "3", 8, 2)
-    assert (stats.inference_stats.success.count, stats.inference_stats.success.ns) == (5, 50)
-    assert (stats.inference_stats.fail.count, stats.inference_stats.fail.ns) == (7, 70)  # refused and cancelled too
-    assert (stats.inference_stats.queue.ns, stats.inference_stats.compute_infer.ns) == (6, 8)
-    assert (stats.batch_stats[0].batch_size, stats.batch_stats[0].compute_output.ns) == (4, 9)
-
-
-def test_health() -> None:
-    path = "/grpc.health.v1.Health/Check"
-    status = _proto.HealthCheckResponse
-    assert ask(path, _proto.HealthCheckRequest()).status == status.SERVING
-    assert ask(path, _proto.HealthCheckRequest(service="x")).status == status.NOT_SERVING
-    with pytest.raises(NotFound):
-        ask(path, _proto.HealthCheckRequest(service="other"))
-
-
-@pytest.mark.parametrize("message", [None, b"\xff\xff\xff"])
-def test_a_request_that_is_none(message: bytes | None) -> None:
-    async def work() -> None:
-        answerer = Answerer(cast(Any, FakeService()), asyncio.get_running_loop())
-        with pytest.raises(InvalidArgument, match="ModelReady"):
-            await answerer.answer(INFERENCE + "ModelReady", message)
-
-    run(work())
-
-
-# --- The glue
-
-
-class FakeConnection:
-    """The core's connection, scripted: what it is told is in `said`."""
-
-    def __init__(self) -> None:
-        self.said: list[Any] = []
-        self.outputs: list[list[bytes] | None] = []
-        self.calls: list[Any] = []
-        self.cancelled: list[int] = []
-        self.on_receive = 0
-        self.on_resume = 0
-        self.open_calls = 0
-        self.replied = asyncio.Event()
-        self.buffer = memoryview(bytearray(16))
-
-    def get_buffer(self, _hint: int) -> memoryview:
-        return self.buffer
-
-    def receive(self, nbytes: int) -> int:
-        self.said.append(("receive", nbytes))
-        return self.on_receive
-
-    def receive_eof(self) -> int:
-        self.said.append("eof")
-        return 0
-
-    def take_output(self) -> list[bytes] | None:
-        return self.outputs.pop(0) if self.outputs else []
-
-    def pause_writing(self) -> None:
-        self.said.append("pause")
-
-    def resume_writing(self) -> int:
-        self.said.append("resume")
-        return self.on_resume
-
-    def take_calls(self) -> list[Any]:
-        calls, self.calls = self.calls, []
-        return calls
-
-    def take_cancelled(self) -> list[int]:
-        return self.cancelled
-
-    def reply(self, call: int, message: bytes) -> int:
-        self.said.append(("reply", call, message))
-        self.replied.set()
-        return 0
-
-    def fail(self, call: int, code: int, message: str, _trailers: Any) -> int:
-        self.said.append(("fail", call, code, message))
-        self.replied.set()
-        return 0
-
-    def shutdown_notice(self) -> int:
-        self.said.append("notice")
-        return HAS_OUTPUT
-
-    def shutdown_final(self) -> int:
-        self.said.append("final")
-        return WANTS_CLOSE
-
-    def abort_calls(self, code: int, message: str) -> int:
-        self.said.append(("abort", code, message))
-        return 0
-
-    def lost(self) -> None:
-        self.said.append("lost")
-
-
-class FakeTransport:
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        self.written: list[Any] = []
-        self.waiting: list[int] = []  # what get_write_buffer_size says, one after the other
-
-    def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def writelines(self, chunks: list[bytes]) -> None:
-        self.written.append(tuple(chunks))
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self.written.append("eof")
-
-    def get_write_buffer_size(self) -> int:
-        return self.waiting.pop(0) if self.waiting else 0
-
-    def close(self) -> None:
-        self.written.append("close")
-
-    def abort(self) -> None:
-        self.written.append("abort")
-
-
-class Rig:
-    """A protocol between a scripted connection and a transport that keeps what is written."""
-
-    def __init__(self, home: asyncio.AbstractEventLoop | None = None, *, refused: bool = False) -> None:
-        loop = asyncio.get_running_loop()
-        self.connection = FakeConnection()
-        self.transport = FakeTransport()
-        self.closed: list[Any] = []
-        self.armed = 0
-        self.disconnected: list[int] = []
-        port = SimpleNamespace(
-            loop=loop,
-            write_stall_seconds=0.01,
-            connect=lambda _door, _peer: (7, self.connection),
-            disconnect=self.disconnected.append,
-            arm=self._arm,
-        )
-        answerer = Answerer(cast(Any, FakeService()), home or loop)
-        self.protocol = GrpcProtocol(cast(Any, port), answerer, "peer:1", self.closed.append, refused=refused)
-        self.protocol.connection_made(cast(Any, self.transport))
-
-    def _arm(self) -> None:
-        self.armed += 1
-
-    async def call(self, path: str, message: bytes | None, call_id: int = 1) -> Any:
-        self.connection.calls.append((call_id, path, [], message))
-        self.protocol.act(HAS_CALLS)
-        await self.connection.replied.wait()
-        self.connection.replied.clear()
-        return self.connection.said.pop()
 
 
 def test_a_read_goes_to_the_core_and_its_output_to_the_transport() -> None:
@@ -391,7 +144,7 @@ def test_a_caller_that_goes_ends_its_task() -> None:
         rig = Rig()
         held, entered, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def answer(_path: str, _message: bytes | None) -> bytes:
+        async def answer(_path: str, _message: bytes) -> bytes:
             entered.set()
             try:
                 await held.wait()
@@ -401,7 +154,7 @@ def test_a_caller_that_goes_ends_its_task() -> None:
 
         rig.protocol._answerer = cast(Any, SimpleNamespace(answer=answer, home=asyncio.get_running_loop()))
         for call in (1, 2):
-            rig.connection.calls.append((call, "/x", [], b""))
+            rig.connection.calls.append((call, CALL, "/x", [], b""))
             rig.protocol.act(HAS_CALLS)
             await entered.wait()
             entered.clear()
@@ -431,7 +184,7 @@ def test_another_loop_hands_over_to_the_home_loop_and_takes_the_reply_back() -> 
             inner = rig.protocol._answerer.answer
             reply = rig.connection.reply
 
-            async def answer(path: str, message: bytes | None) -> bytes:
+            async def answer(path: str, message: bytes) -> bytes:
                 where.append(threading.current_thread())
                 return await inner(path, message)
 
@@ -479,5 +232,111 @@ def test_one_connection_too_many_gets_a_goaway() -> None:
         rig = Rig(refused=True)
         assert rig.connection.said == ["notice", "final"]
         assert rig.transport.written == ["eof"]
+
+    run(work())
+
+
+# --- Calls of many messages
+
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+LIST = _proto.METHODS[REFLECTION].request(list_services="*").SerializeToString()
+
+
+class Talk(Rig):
+    """A rig with one call of many messages open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event(OPEN, REFLECTION)
+
+    def event(self, kind: int, path: str = "", message: bytes = b"") -> None:
+        self.connection.calls.append((5, kind, path, [], message))
+        self.protocol.act(HAS_CALLS)
+
+    async def said(self) -> list[Any]:
+        await self.connection.replied.wait()
+        self.connection.replied.clear()
+        said, self.connection.said = self.connection.said, []
+        return [word[:2] if isinstance(word, tuple) else word for word in said]
+
+
+def test_a_stream_is_answered_message_by_message_and_ends() -> None:
+    async def work() -> None:
+        talk = Talk()
+        talk.event(MESSAGE, message=LIST)
+        assert await talk.said() == [("release", 5), ("send", 5)]
+        talk.event(MESSAGE, message=LIST)
+        talk.event(END)
+        await talk.said()
+        assert await talk.said() == [("finish", 5)]
+
+    run(work())
+
+
+def test_a_stream_that_fails() -> None:
+    async def work() -> None:
+        talk = Talk()
+        talk.event(MESSAGE, message=b"\xff")
+        assert await talk.said() == [("release", 5), ("fail", 5)]
+        talk.event(MESSAGE, message=LIST)  # what still comes finds nobody
+        talk.event(END)
+        assert talk.connection.said == []
+
+    run(work())
+
+
+def test_a_stream_whose_caller_goes_or_whose_connection_is_lost_ends_without_a_word() -> None:
+    async def work() -> None:
+        for lost in (False, True):
+            talk = Talk()
+            (task,) = (task for _, task in talk.protocol._streams.values())
+            if lost:
+                talk.protocol.connection_lost(None)
+            else:
+                talk.connection.cancelled = [5]
+                talk.protocol.act(HAS_CANCELLED)
+            await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled()
+            assert talk.connection.said == (["lost"] if lost else [])
+
+    run(work())
+
+
+def test_a_drain_ends_streams() -> None:
+    async def work() -> None:
+        talk = Talk()
+        await asyncio.sleep(0)
+        talk.protocol.shutdown_final()
+        assert await talk.said() == ["final", ("fail", 5)]
+
+    run(work())
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_stream_waits_while_too_much_output_does(paused: bool) -> None:
+    async def work() -> None:
+        talk = Talk()
+        if paused:
+            talk.protocol.pause_writing()
+            talk.connection.said.clear()
+        else:
+            talk.connection.output_waiting = (1 << 20) + 1
+        for _ in range(2):
+            talk.event(MESSAGE, message=LIST)
+        assert await talk.said() == [("release", 5), ("send", 5)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert talk.connection.said == []  # the second request is not even taken up
+        if paused:
+            talk.protocol.resume_writing()
+            talk.connection.said.clear()
+        else:
+            talk.protocol.act(HAS_OUTPUT)  # something was written, and still too much waits
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert talk.connection.said == []
+            talk.connection.output_waiting = 0
+            talk.protocol.act(HAS_OUTPUT)
+        assert await talk.said() == [("release", 5), ("send", 5)]
 
     run(work())

@@ -257,10 +257,20 @@ def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
         assert word in raised.value.message
 
 
-def test_every_field_is_obeyed_warned_of_or_refused() -> None:
-    fields = {field.name for field in _proto.ModelConfig.DESCRIPTOR.fields}
-    treated = model_config._OBEYED | set(model_config._WARNED) | set(model_config._REFUSED)
-    assert fields == treated
+def test_json_reads_as_the_text_does() -> None:
+    text = '{"max_batch_size": 8, "dynamic_batching": {"preferred_batch_size": [4]}, "version_policy": {"all": {}}}'
+    found = model_config.read("m", text, CONFIG, is_json=True)
+    assert found.batching == read("max_batch_size: 8 dynamic_batching { preferred_batch_size: 4 }").batching
+    assert found.versions([1, 2]) == ([1, 2], [])
+    assert model_config.read("m", "{}", CONFIG, is_json=True).max_batch_size is None
+    assert model_config.read("m", '{"max_batch_size": 0}', CONFIG, is_json=True).max_batch_size == 0
+    assert model_config.read("m", '{"maxBatchSize": 0}', CONFIG, is_json=True).max_batch_size == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"no_such": 1}', '{"max_batch_size": "many"}', "[" * 100_000])
+def test_json_that_is_none(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"config\.pbtxt of model 'm': the JSON cannot be read"):
+        model_config.read("m", text, CONFIG, is_json=True)
 
 
 # --- Versions

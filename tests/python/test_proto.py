@@ -132,7 +132,7 @@ def test_methods_are_those_of_the_services() -> None:
     assert stream.server_streaming
     watch = _proto.METHODS[f"/{_proto.HEALTH_SERVICE}/Watch"]
     assert (watch.client_streaming, watch.server_streaming) == (False, True)
-    assert len(_proto.METHODS) == 22
+    assert len(_proto.METHODS) == 24
 
 
 def facts(file: descriptor_pb2.FileDescriptorProto) -> dict[str, tuple[Any, ...]]:
@@ -175,11 +175,16 @@ def _file_of(module: Any) -> descriptor_pb2.FileDescriptorProto:
 
 def _theirs() -> dict[str, tuple[Any, ...]]:
     from grpc_health.v1 import health_pb2
+    from grpc_reflection.v1alpha import reflection_pb2
     from tritonclient.grpc import model_config_pb2, service_pb2
 
     found = {}
-    for module in (service_pb2, model_config_pb2, health_pb2):
+    for module in (service_pb2, model_config_pb2, health_pb2, reflection_pb2):
         found.update(facts(_file_of(module)))
+    # The package has no v1: it is v1alpha under another name.
+    for name, fact in list(found.items()):
+        newer = (part.replace(".v1alpha.", ".v1.") if isinstance(part, str) else part for part in fact)
+        found[name.replace(".v1alpha.", ".v1.")] = tuple(newer)
     return found
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from headrace import config
 from headrace.errors import InvalidArgument, StartError
-from headrace.repository import Load, Repository, Target, Unload, plan, scan, targets
+from headrace.layout import Target, scan, targets
+from headrace.repository import Load, Repository, Unload, plan
 from headrace.router import Router, State
 
 HOST = config.Host(cores=4, memory_bytes=8 * config.GIB)
@@ -169,6 +170,7 @@ class Engine:
         self.loaded: list[str] = []
         self.unloaded: list[str] = []
         self.most = 0
+        self.settled = False
         self._now = 0
 
     async def load(self, **spec: Any) -> Any:
@@ -186,8 +188,13 @@ class Engine:
             name=spec["name"], inputs=tensors, outputs=tensors, max_batch_size=0, batching_reason="because"
         )
 
-    async def unload(self, model: Any) -> None:
+    async def unload(self, model: Any, *, finish: bool = False) -> None:
+        if finish:
+            assert self.settled, "what still comes by the old catalog would be lost"
         self.unloaded.append(model.name)
+
+    async def settle(self) -> None:
+        self.settled = True
 
 
 def load(root: Path, **flags: object) -> tuple[Repository, Router, Engine, list[Any]]:

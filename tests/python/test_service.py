@@ -1,14 +1,17 @@
 """What the server says of itself and its models, whatever the protocol."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from headrace import config, model_config
-from headrace.errors import NotFound, Unavailable
+from headrace.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable, Unimplemented
+from headrace.log_settings import LogSettings
 from headrace.router import ModelVersion, Router, State
 from headrace.service import Service
+from headrace.tracing import Tracer
 
 HOST = config.Host(cores=4, memory_bytes=8 * config.GIB)
 X = {"name": "x", "datatype": "FP32", "shape": [-1, 3], "optional": False}
@@ -17,20 +20,61 @@ X = {"name": "x", "datatype": "FP32", "shape": [-1, 3], "optional": False}
 def ready(name: str, version: int) -> ModelVersion:
     settings = model_config.read(name, None, config.resolve({}, host=HOST))
     model = SimpleNamespace(
-        backend="onnxruntime", inputs=[X], outputs=[X], max_batch_size=32, dynamic_batching=True, max_lanes=0
+        backend="onnxruntime",
+        inputs=[X],
+        outputs=[X],
+        max_batch_size=32,
+        dynamic_batching=True,
+        max_lanes=0,
+        batching_reason="because",
+        metadata={"producer": "somebody"},
     )
     return ModelVersion(name, version, State.READY, "", cast(Any, model), settings)
+
+
+def counters(name: str, version: int, **more: Any) -> dict[str, Any]:
+    kinds = ("success", "fail", "cancel", "reject", "queue", "compute_input", "compute_infer", "compute_output")
+    durations = {kind: {"count": number, "ns": 10 * number} for number, kind in enumerate(kinds, 1)}
+    counts = {"last_inference_ms": 7, "inference_count": 8, "execution_count": 9}
+    return {"name": name, "version": version, "batch_stats": [], **counts, **durations, **more}
 
 
 BROKEN = ModelVersion("broken", 1, State.UNAVAILABLE, "it is cut short")
 LOADING = ModelVersion("loading", 1, State.LOADING, "it is still loading")
 
 
+class FakeRepository:
+    """Remembers what it was asked for."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.said: list[Any] = []
+
+    async def load(self, *arguments: Any) -> None:
+        self.said.append(("load", *arguments))
+
+    async def unload(self, *arguments: Any) -> None:
+        self.said.append(("unload", *arguments))
+
+    async def index(self) -> list[ModelVersion]:
+        never = ModelVersion("never", None, State.UNAVAILABLE, "it is not loaded", wanted=False)
+        return [*self.router.versions, never]
+
+
 def service(*versions: ModelVersion, started: bool = True, statistics: Any = (), **flags: object) -> Service:
     router = Router(lambda rows: None)
     router.set(versions)
     engine = cast(Any, SimpleNamespace(snapshot=lambda: {"models": list(statistics)}))
-    made = Service(engine, router, config.resolve(flags, host=HOST), "1.2.3")
+    options = config.resolve(flags, host=HOST)
+    made = Service(
+        engine,
+        router,
+        options,
+        "1.2.3",
+        repository=cast(Any, FakeRepository(router)),
+        tracer=Tracer(options, lambda number, rate, count: SimpleNamespace(remaining=count), lambda samplers: None),
+        log_settings=LogSettings(options),
+    )
     made.started = started
     return made
 
@@ -76,6 +120,12 @@ def test_metadata_has_the_models_own_shapes_and_the_versions_that_are_ready() ->
     assert (about.name, about.versions, about.platform) == ("m", ["2", "10"], "onnxruntime_onnx")
     assert about.inputs == [X]
     assert about.outputs == [X]
+    assert about.properties == {
+        "backend": "onnxruntime",
+        "max_batch_size": "32",
+        "batching": "because",
+        "model.producer": "somebody",
+    }
 
 
 def test_configuration_is_whole() -> None:
@@ -98,17 +148,116 @@ def test_what_is_not_there_has_no_metadata(call: str) -> None:
 
 
 def test_statistics_of_one_of_a_model_and_of_all() -> None:
-    rows = [{"name": name, "version": version} for name, version in (("b", 1), ("a", 10), ("a", 2), ("unloading", 1))]
+    rows = [counters(name, version) for name, version in (("b", 1), ("a", 10), ("a", 2), ("unloading", 1))]
     one = service(ready("a", 2), ready("a", 10), ready("b", 1), BROKEN, statistics=rows)
 
-    def shown(name: str, version: str) -> list[tuple[str, int]]:
+    def shown(name: str, version: str) -> list[tuple[str, str]]:
         return [(s["name"], s["version"]) for s in one.model_statistics(name, version)]
 
-    assert shown("a", "10") == [("a", 10)]
-    assert shown("a", "") == [("a", 2), ("a", 10)]
-    assert shown("", "") == [("a", 2), ("a", 10), ("b", 1)]
+    assert shown("a", "10") == [("a", "10")]
+    assert shown("a", "") == [("a", "2"), ("a", "10")]
+    assert shown("", "") == [("a", "2"), ("a", "10"), ("b", "1")]
     assert shown("broken", "") == []
     with pytest.raises(NotFound, match="'c'"):
         shown("c", "")
     with pytest.raises(Unavailable, match="cut short"):
         shown("broken", "1")
+
+
+def test_statistics_have_the_protocols_names_and_every_kind_of_failure() -> None:
+    batch = {"batch_size": 4, **{stage: {"count": 1, "ns": 2} for stage in ("compute_input", "compute_infer")}}
+    (row,) = service(ready("a", 2), statistics=[counters("a", 2, batch_stats=[batch])]).model_statistics("a", "2")
+    assert (row["last_inference"], row["inference_count"], row["execution_count"]) == (7, 8, 9)
+    stats = row["inference_stats"]
+    assert stats["success"] == {"count": 1, "ns": 10}
+    assert stats["fail"] == {"count": 2 + 3 + 4, "ns": 90}  # failed, cancelled, refused
+    stages = ("queue", "compute_input", "compute_infer", "compute_output")
+    assert [stats[key]["count"] for key in stages] == [5, 6, 7, 8]
+    assert stats["cache_hit"] == stats["cache_miss"] == {"count": 0, "ns": 0}
+    assert row["batch_stats"] == [batch]
+
+
+def test_of_a_model_that_is_there_twice_the_newest_counts() -> None:
+    twice = [counters("a", 1, inference_count=99), counters("a", 1, inference_count=1)]
+    (row,) = service(ready("a", 1), statistics=twice).model_statistics("a", "")
+    assert row["inference_count"] == 1
+
+
+def test_an_unloaded_model_is_not_ready_and_no_fault() -> None:
+    unloaded = ModelVersion("u", 1, State.UNAVAILABLE, "unloaded", wanted=False)
+    one = service(ready("m", 1), unloaded, strict_readiness=True)
+    assert one.ready
+    assert not one.model_ready("u", "")
+
+
+def test_watchers_hear_of_every_change() -> None:
+    one, heard = service(ready("m", 1), started=False), list[bool]()
+    with one.watching(lambda: heard.append(one.ready)):
+        one.started = True
+        one.draining = True
+    one.draining = False
+    assert heard == [True, False]
+
+
+def test_index_rows() -> None:
+    one = service(ready("m", 1), BROKEN)
+    rows = asyncio.run(one.repository_index())
+    assert [(r.name, r.version, r.state, r.reason) for r in rows] == [
+        ("broken", "1", "UNAVAILABLE", "it is cut short"),
+        ("m", "1", "READY", ""),
+        ("never", "", "UNAVAILABLE", "it is not loaded"),
+    ]
+    assert [r.name for r in asyncio.run(one.repository_index(ready=True))] == ["m"]
+    with pytest.raises(Unimplemented, match="repository_name must be empty"):
+        asyncio.run(one.repository_index(repository="other"))
+
+
+EXPLICIT: dict[str, Any] = {"model_control_mode": "explicit"}
+UPLOAD: dict[str, Any] = {**EXPLICIT, "allow_model_upload": True}
+
+
+def test_load_and_unload_hand_on_what_they_were_given() -> None:
+    one = service(**EXPLICIT, allow_model_upload=True)
+    asyncio.run(one.load_model("m"))
+    asyncio.run(one.load_model("m", {"config": "{}", "file:1/model.onnx": b"x"}))
+    asyncio.run(one.unload_model("m", {"unload_dependents": True}))
+    said = cast(Any, one)._repository.said
+    assert said == [("load", "m", None, {}), ("load", "m", "{}", {"1/model.onnx": b"x"}), ("unload", "m")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "call", "arguments", "kind", "words"),
+    [
+        ({}, "load_model", ("m", {}), Unavailable, "'m' cannot be loaded on request.*--model-control-mode explicit"),
+        ({}, "unload_model", ("m", {}), Unavailable, "'m' cannot be unloaded on request"),
+        (EXPLICIT, "load_model", ("", {}), InvalidArgument, "names no model to be loaded"),
+        (EXPLICIT, "load_model", ("m", {"config": 1}), InvalidArgument, "'config' must be a string of JSON"),
+        (EXPLICIT, "load_model", ("m", {"other": "x"}), InvalidArgument, "no load parameter 'other'"),
+        (EXPLICIT, "load_model", ("m", {"file:1/x": b"", "config": "{}"}), PermissionDenied, "--allow-model-upload"),
+        (EXPLICIT, "unload_model", ("m", {"force": True}), InvalidArgument, "no unload parameter 'force'"),
+        (EXPLICIT, "unload_model", ("m", {"unload_dependents": "x"}), InvalidArgument, "must be a bool"),
+        (UPLOAD, "load_model", ("m", {"file:1/x": "x"}), InvalidArgument, "be bytes"),
+        (
+            {**EXPLICIT, "allow_model_upload": True},
+            "load_model",
+            ("m", {"file:1/x": b""}),
+            InvalidArgument,
+            "'config' must",
+        ),
+    ],
+)
+def test_what_load_and_unload_refuse(
+    flags: dict[str, Any], call: str, arguments: tuple[str, dict[str, Any]], kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        asyncio.run(getattr(service(**flags), call)(*arguments))
+
+
+def test_settings_of_a_model_that_is_not_there() -> None:
+    one = service(ready("m", 1))
+    assert one.trace_settings("m")["trace_level"] == ["OFF"]
+    with pytest.raises(NotFound):
+        one.trace_settings("unknown")
+    with pytest.raises(NotFound):
+        one.update_trace_settings("unknown", {"trace_rate": ["1"]})
+    assert one.update_log_settings({})["log_info"] is True

@@ -33,25 +33,35 @@ NATIVE = (
 
 # python/headrace/<module>: may import lower levels. `_core` is the native core, for engine alone.
 PYTHON = (
-    Floor(0, ("errors", "_proto"), "one table of statuses | the wire's messages"),
-    Floor(1, ("config",), "the only defaults, and where each value came from"),
-    Floor(2, ("engine", "tracing", "metrics"), "the asyncio face of the core, the only importer of _core"),
+    Floor(0, ("errors", "host", "_proto"), "one table of statuses | cores and memory | the wire's messages"),
+    Floor(
+        1,
+        ("config", "config_fields", "reflection"),
+        "the only defaults, and where each value came from | config.pbtxt's fields | what the wire can say",
+    ),
+    Floor(
+        2,
+        ("engine", "tracing", "metrics", "log_settings", "uploads"),
+        "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought",
+    ),
     Floor(3, ("model_config",), "config.pbtxt, and what the model completes of it"),
-    Floor(4, ("router",), "names, versions, labels -> the catalog that the core resolves"),
+    Floor(4, ("router", "layout"), "names, versions, labels -> the catalog that the core resolves | what is on disk"),
     Floor(5, ("repository", "rollout"), "what is on disk -> what is served"),
     Floor(6, ("service",), "every operation, neutral of protocol"),
-    Floor(7, ("grpc_server", "http_gateway"), "one door each"),
-    Floor(8, ("listener",), "sockets, TLS, and which door a connection belongs to"),
-    Floor(9, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(10, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(7, ("grpc_calls",), "gRPC's messages <-> the service"),
+    Floor(8, ("grpc_server", "http_gateway"), "one door each"),
+    Floor(9, ("listener",), "sockets, TLS, and which door a connection belongs to"),
+    Floor(10, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(11, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.
 NARROWER = {
-    "grpc_server": {"errors", "_proto", "config", "engine", "tracing", "metrics", "service"},
+    "grpc_calls": {"errors", "_proto", "config", "reflection", "service"},
+    "grpc_server": {"errors", "_proto", "config", "engine", "tracing", "metrics", "service", "grpc_calls"},
     "http_gateway": {"errors", "_proto", "config", "engine", "tracing", "metrics", "service"},
     "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_gateway"},
-    "cli": {"errors", "config", "server", "client", "bench"},
+    "cli": {"errors", "config", "log_settings", "server", "client", "bench"},
     "client": {"errors", "config", "_proto"},
     "bench": {"errors", "config", "_proto", "client"},
 }

@@ -4,8 +4,8 @@ Public clients register the same `inference` package in protobuf's default pool,
 in one pool fail at import. So the messages are built here, at import, from descriptors compiled from `protos/`: no
 generated code, and so no pin to one major release of protobuf.
 
-Every top-level message of `protos/` is an attribute of this module (`ModelInferRequest`, `ModelConfig`,
-`HealthCheckResponse`, ...); nested ones are attributes of theirs (`ModelConfig.ParametersEntry`), and so are the values
+Every top-level message of `protos/` (but reflection's) is an attribute of this module (`ModelInferRequest`,
+`ModelConfig`, ...); nested ones are attributes of theirs (`ModelConfig.ParametersEntry`), and so are the values
 of nested enums (`ModelInstanceGroup.KIND_CPU`). Their type is `Any`: protobuf makes the classes at run time.
 """
 
@@ -20,6 +20,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
 HEALTH_SERVICE = "grpc.health.v1.Health"
+REFLECTION_PACKAGE = "grpc.reflection."
+REFLECTION_SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ def _data_types() -> dict[str, int]:
 DataType = IntEnum("DataType", _data_types())  # type: ignore[misc]  # the members are known at run time only
 """config.pbtxt's data types: `DataType["TYPE_FP32"]`, `DataType(11).name`."""
 
-_MESSAGES = {message.name: f"{file.package}.{message.name}" for file in FILES.file for message in file.message_type}
+_MESSAGES = {
+    message.name: f"{file.package}.{message.name}"
+    for file in FILES.file
+    if not file.package.startswith(REFLECTION_PACKAGE)  # two packages with the same names: see METHODS
+    for message in file.message_type
+}
 
 
 def __getattr__(name: str) -> Any:

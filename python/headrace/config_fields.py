@@ -1,0 +1,160 @@
+"""Every field of config.pbtxt, and what Headrace does with it: the one table that the reader obeys and that
+docs/config-pbtxt.md is made of.
+
+A row of a message that is WARNED or REFUSED stands for everything below it. `python -m headrace.config_fields` prints
+the page's table.
+"""
+
+import enum
+from typing import NamedTuple
+
+__all__ = ["FIELDS", "PARAMETERS", "Row", "Treatment", "markdown", "row_of"]
+
+
+class Treatment(enum.Enum):
+    """What becomes of a field that a file sets."""
+
+    ACTED = "acted on"
+    SHOWN = "shown"  # to clients, in ModelConfig
+    WARNED = "warned about"
+    REFUSED = "refused"
+
+
+class Row(NamedTuple):
+    """`text`: for ACTED and SHOWN what it does; for the others the reason that the log or the caller gets."""
+
+    treatment: Treatment
+    text: str
+
+
+_A, _S, _W, _R = Treatment.ACTED, Treatment.SHOWN, Treatment.WARNED, Treatment.REFUSED
+_NO_EFFECT = "it has no effect here"
+_CPU = "the model runs on the CPU"
+_SHAPE = "tensors are served in the model's own shape"
+_SUCH = "such tensors cannot be served"
+
+FIELDS: dict[str, Row] = {
+    "name": Row(_A, "must be the folder's name, if it is given"),
+    "platform": Row(_A, "onnxruntime_onnx; any other is refused"),
+    "backend": Row(_A, "onnxruntime; any other is refused"),
+    "runtime": Row(_W, _NO_EFFECT),
+    "version_policy": Row(_A, "which versions are served; not given: the highest"),
+    "version_policy.latest": Row(_A, "the highest"),
+    "version_policy.latest.num_versions": Row(_A, "so many of them; 0 is 1"),
+    "version_policy.all": Row(_A, "all of them"),
+    "version_policy.specific": Row(_A, "those that are named"),
+    "version_policy.specific.versions": Row(_A, "one that the folder lacks is UNAVAILABLE, and named"),
+    "max_batch_size": Row(_A, "rows of a batch; 0: the model's own shapes; not written: a probe at load decides"),
+    "input": Row(_A, "checked against the model; what is left out is completed from it"),
+    "input.name": Row(_A, "one that the model lacks is a fault of the load"),
+    "input.data_type": Row(_A, "must be the model's"),
+    "input.format": Row(_S, "the server does not look into images"),
+    "input.dims": Row(_A, "must fit the model's; narrower ones are shown, and requests may have what the model takes"),
+    "input.reshape": Row(_R, _SHAPE),
+    "input.is_shape_tensor": Row(_R, _SUCH),
+    "input.allow_ragged_batch": Row(_R, _SUCH),
+    "input.optional": Row(_A, "true only where the model has a default"),
+    "input.is_non_linear_format_io": Row(_R, _SUCH),
+    "output": Row(_A, "as input"),
+    "output.name": Row(_A, "as input"),
+    "output.data_type": Row(_A, "as input"),
+    "output.dims": Row(_A, "as input"),
+    "output.label_filename": Row(_W, "classification by the server is not offered"),
+    "output.reshape": Row(_R, _SHAPE),
+    "output.is_shape_tensor": Row(_R, _SUCH),
+    "output.is_non_linear_format_io": Row(_R, _SUCH),
+    "batch_input": Row(_R, "inputs that are made from a batch's composition cannot be served"),
+    "batch_output": Row(_R, "outputs that are cut by an input's shape cannot be served"),
+    "default_model_filename": Row(_A, "the file in a version's folder; not given: model.onnx"),
+    "cc_model_filenames": Row(_W, "models run on the CPU, and default_model_filename is used"),
+    "metric_tags": Row(_W, _NO_EFFECT),
+    "instance_group": Row(_A, "how many lanes may run the model at one time: the counts of all groups"),
+    "instance_group.name": Row(_S, "a name for people"),
+    "instance_group.count": Row(_A, "lanes; more than the server has are warned of"),
+    "instance_group.kind": Row(_A, "KIND_CPU and KIND_AUTO; KIND_GPU is refused, KIND_MODEL warned of"),
+    "instance_group.gpus": Row(_A, "refused: models run on the CPU"),
+    "instance_group.profile": Row(_W, _CPU),
+    "instance_group.rate_limiter": Row(_W, "lanes are shared fairly, and no resources are counted"),
+    "instance_group.passive": Row(_R, "a model that is loaded and never run would be of no use here"),
+    "instance_group.secondary_devices": Row(_W, _CPU),
+    "instance_group.host_policy": Row(_W, "lanes are not bound to parts of the host"),
+    "dynamic_batching": Row(_A, "requests are joined into batches"),
+    "dynamic_batching.preferred_batch_size": Row(_A, "sizes that are not waited beyond"),
+    "dynamic_batching.max_queue_delay_microseconds": Row(_A, "how long the oldest request may wait for others"),
+    "dynamic_batching.preserve_ordering": Row(_A, "of a stream: answers leave in the order of their requests"),
+    "dynamic_batching.priority_levels": Row(_W, "requests are served in the order of their arrival"),
+    "dynamic_batching.default_priority_level": Row(_W, "requests are served in the order of their arrival"),
+    "dynamic_batching.default_queue_policy": Row(_A, "the bounds of the queue"),
+    "dynamic_batching.default_queue_policy.timeout_action": Row(
+        _A, "REJECT; DELAY is warned about: what is late is refused"
+    ),
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds": Row(
+        _A, "how long a request may wait; 0: any"
+    ),
+    "dynamic_batching.default_queue_policy.allow_timeout_override": Row(_A, "its parameter `timeout` may shorten that"),
+    "dynamic_batching.default_queue_policy.max_queue_size": Row(_A, "requests; 0: the server's --max-queue-size"),
+    "dynamic_batching.priority_queue_policy": Row(_W, "requests are served in the order of their arrival"),
+    "sequence_batching": Row(_R, "stateful sequences cannot be served"),
+    "ensemble_scheduling": Row(_R, "ensembles cannot be served: call the models one after the other"),
+    "optimization": Row(_A, "of the runtime"),
+    "optimization.graph": Row(_A, "of the runtime"),
+    "optimization.graph.level": Row(_A, "-1 basic, 1 extended, 2 none, otherwise all of ONNX Runtime's optimisations"),
+    "optimization.priority": Row(_W, "models share the lanes fairly"),
+    "optimization.cuda": Row(_W, _CPU),
+    "optimization.execution_accelerators": Row(_A, "each is warned of by its name: the model runs on the CPU as it is"),
+    "optimization.execution_accelerators.gpu_execution_accelerator": Row(_A, "as above"),
+    "optimization.execution_accelerators.gpu_execution_accelerator.name": Row(_A, "named in the warning"),
+    "optimization.execution_accelerators.gpu_execution_accelerator.parameters": Row(_A, "go with their accelerator"),
+    "optimization.execution_accelerators.cpu_execution_accelerator": Row(_A, "as above"),
+    "optimization.execution_accelerators.cpu_execution_accelerator.name": Row(_A, "named in the warning"),
+    "optimization.execution_accelerators.cpu_execution_accelerator.parameters": Row(_A, "go with their accelerator"),
+    "optimization.input_pinned_memory": Row(_W, _CPU),
+    "optimization.output_pinned_memory": Row(_W, _CPU),
+    "optimization.gather_kernel_buffer_threshold": Row(_W, _CPU),
+    "optimization.eager_batching": Row(_W, "a batch is gathered when a lane takes it"),
+    "parameters": Row(_A, "by key: see below"),
+    "parameters.string_value": Row(_A, "the value"),
+    "model_warmup": Row(_W, "the model is not warmed up"),
+    "model_operations": Row(_W, "libraries of custom operators are not loaded"),
+    "model_transaction_policy": Row(_A, "how often a model answers"),
+    "model_transaction_policy.decoupled": Row(_R, "a model answers each request once"),
+    "model_repository_agents": Row(_W, "no agent is run, so nothing is checked or changed by one"),
+    "response_cache": Row(_A, "off"),
+    "response_cache.enable": Row(_W, "responses are not cached"),
+    "model_metrics": Row(_W, _NO_EFFECT),
+}
+
+# Keys of `parameters`. Any other is warned about.
+PARAMETERS: dict[str, Row] = {
+    "intra_op_thread_count": Row(_A, "threads of one run; what exceeds the cores / --lanes is lowered, and warned of"),
+    "inter_op_thread_count": Row(_A, "the same, for parts of the graph side by side"),
+    "execution_mode": Row(_A, "1: parts of the graph run side by side"),
+    "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),
+    "enable_mem_pattern": Row(_A, "0: no plan of memory is made"),
+    "session.*, optimization.*, ep.*": Row(_A, "handed to ONNX Runtime as session configuration"),
+}
+
+
+def row_of(path: str) -> Row | None:
+    """The row of a field ("dynamic_batching.preserve_ordering"), or that of a message around it that is WARNED or
+    REFUSED as a whole."""
+    names = path.split(".")
+    for end in range(1, len(names)):
+        above = FIELDS.get(".".join(names[:end]))
+        if above is not None and above.treatment in (_W, _R):
+            return above
+    return FIELDS.get(path)
+
+
+def markdown() -> str:
+    """The two tables."""
+    lines = []
+    for title, rows in (("field", FIELDS), ("key of `parameters`", PARAMETERS)):
+        lines += [f"| {title} | | what that means |", "|---|---|---|"]
+        lines += [f"| `{name}` | {row.treatment.value} | {row.text} |" for name, row in rows.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
