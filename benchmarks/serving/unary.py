@@ -85,11 +85,15 @@ class Server:
         answer: bytes = self.channel.unary_unary(path)(message, timeout=60)
         return answer
 
+    def count(self) -> int:
+        """How many requests it has answered well."""
+        return self._count(self)
+
     def measure(self, payload: Path, load: Load) -> Result:
         """One run, its count checked."""
-        before = self._count(self)
+        before = self.count()
         result = run(self.address, payload, load, self.pid)
-        answered = self._count(self) - before
+        answered = self.count() - before
         if answered != load.requests:
             raise SystemExit(f"{self.address} answered {answered} of {load.requests} requests with success")
         return result

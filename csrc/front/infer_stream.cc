@@ -234,7 +234,7 @@ void InferStream::go_on() {
   if (call_ == nullptr || !paused_ || job_out_ || closing_ || next_step_ || at_bound(1)) return;
   paused_ = false;
   connection_.now_ = connection_.loop().engine().clock().now();
-  if (connection_.codec_.resume_messages(*call_)) return;
+  if (connection_.codec_.resume_messages(*call_, connection_.now_)) return;
   paused_ = next_step_ = true;
   connection_.codec_.pause_messages(*call_);
   connection_.ask_again();

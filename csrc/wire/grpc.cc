@@ -162,8 +162,9 @@ void GrpcConnection::Impl::release_held(CallStream& stream) {
   stream.held_at = 0;
 }
 
-bool GrpcConnection::Impl::resume_messages(CallStream& stream) {
+bool GrpcConnection::Impl::resume_messages(CallStream& stream, Nanos now) {
   HEADRACE_CHECK(stream.open);
+  now_ = now;
   stream.paused = false;
   const std::span<const std::byte> held = std::as_bytes(std::span<const char>(stream.held)).subspan(stream.held_at);
   std::span<const std::byte> step = held.first(std::min(held.size(), kHeldStep));
@@ -380,7 +381,9 @@ void GrpcConnection::release_bytes(Call& call, std::size_t bytes) {
 std::size_t GrpcConnection::hold_slot(Call& call) { return impl_->hold_slot(static_cast<CallStream&>(call)); }
 void GrpcConnection::release_slot(std::size_t held) { impl_->release_slot(held); }
 void GrpcConnection::pause_messages(Call& call) { impl_->pause_messages(static_cast<CallStream&>(call)); }
-bool GrpcConnection::resume_messages(Call& call) { return impl_->resume_messages(static_cast<CallStream&>(call)); }
+bool GrpcConnection::resume_messages(Call& call, Nanos now) {
+  return impl_->resume_messages(static_cast<CallStream&>(call), now);
+}
 void GrpcConnection::take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now) {
   impl_->take_output(chunks, budget_bytes, now);
 }

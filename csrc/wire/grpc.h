@@ -108,7 +108,7 @@ class GrpcConnection {
   // Goes on with what is held; on_message and on_end come from within. False: bytes are left although nobody has paused
   // again, because a step is short; call it once more in a later step. The call may be gone when this returns, and then
   // the answer is true. Not to be called from within on_message.
-  [[nodiscard]] bool resume_messages(Call& call);
+  [[nodiscard]] bool resume_messages(Call& call, Nanos now);
 
   bool has_output() const;  // take_output is worth a call
   // What is to be written now, at most about `budget_bytes`; appends chunks. Empty when there is nothing (or nothing

@@ -59,7 +59,7 @@ class GrpcConnection::Impl final : public Http2Events {
   std::size_t hold_slot(CallStream& stream);
   void release_slot(std::size_t held);
   void pause_messages(CallStream& stream);
-  bool resume_messages(CallStream& stream);
+  bool resume_messages(CallStream& stream, Nanos now);
   void take_output(std::vector<OutputChunk>& chunks, std::size_t budget_bytes, Nanos now);
   void output_progress(Nanos now) { last_moved_ = now_ = now; }
   void output_blocked(bool blocked, Nanos now);

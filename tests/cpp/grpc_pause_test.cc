@@ -35,12 +35,12 @@ TEST(GrpcPause, APausedCallIsReadOneMessageAtATime) {
   EXPECT_EQ(seen.messages, (Texts{"one"}));
   EXPECT_FALSE(seen.ended);
   EXPECT_GT(wire.connection->inflight_bytes(), 13U) << "what is held counts";
-  EXPECT_TRUE(wire.connection->resume_messages(*paused));
+  EXPECT_TRUE(wire.connection->resume_messages(*paused, wire.now));
   EXPECT_EQ(seen.messages, (Texts{"one", ""}));
-  EXPECT_TRUE(wire.connection->resume_messages(*paused));
+  EXPECT_TRUE(wire.connection->resume_messages(*paused, wire.now));
   EXPECT_EQ(seen.messages, (Texts{"one", "", "three"}));
   EXPECT_FALSE(seen.ended) << "paused again";
-  EXPECT_TRUE(wire.connection->resume_messages(*paused));
+  EXPECT_TRUE(wire.connection->resume_messages(*paused, wire.now));
   EXPECT_TRUE(seen.ended);
   wire.exchange();
   EXPECT_EQ(wire.status(id), "0");
@@ -60,7 +60,7 @@ TEST(GrpcPause, APausedCallFedByteByByteLosesNothing) {
   auto& seen = wire.handler.calls[id];
   const auto read_on = [&] {
     if (paused == nullptr) return;
-    EXPECT_TRUE(wire.connection->resume_messages(*std::exchange(paused, nullptr)));
+    EXPECT_TRUE(wire.connection->resume_messages(*std::exchange(paused, nullptr), wire.now));
   };
   std::size_t count = 0;
   for (const char& byte : wire.client.take()) {
@@ -97,7 +97,8 @@ TEST(GrpcPause, APausedCallGetsNoWindowAndItsMessagesNoTimeLimit) {
   wire.exchange();
   EXPECT_EQ(wire.handler.calls[other].path, "/a.B/Other");
   paused = static_cast<Call*>(wire.connection->find(id));
-  EXPECT_TRUE(wire.connection->resume_messages(*paused));
+  wire.now += 60 * kSecond;
+  EXPECT_TRUE(wire.connection->resume_messages(*paused, wire.now));
   EXPECT_EQ(wire.connection->next_timeout(), wire.now + limits.message_stall) << "half a message now";
   wire.exchange();
   ASSERT_EQ(wire.handler.calls[id].messages.size(), 1U);
@@ -118,7 +119,7 @@ TEST(GrpcPause, WhatIsHeldIsReadInSteps) {
   wire.exchange();
   EXPECT_EQ(wire.handler.calls[id].messages.size(), 6U);
   int steps = 0;
-  while (!wire.connection->resume_messages(*call)) ++steps;
+  while (!wire.connection->resume_messages(*call, wire.now)) ++steps;
   EXPECT_GE(steps, 1);
   wire.exchange();
   EXPECT_EQ(wire.handler.calls[id].messages.size(), 7U);
@@ -164,7 +165,7 @@ TEST(GrpcPause, APausedCallMayBeResetAndFinished) {
   const std::int32_t inside = wire.client.request(H2Client::grpc_headers("/a.B/C"), body + "zz");
   wire.exchange();
   wire.handler.when_message = [&](Call& call, Message&) { wire.connection->finish(call, Status()); };
-  EXPECT_TRUE(wire.connection->resume_messages(*paused)) << "it is gone";
+  EXPECT_TRUE(wire.connection->resume_messages(*paused, wire.now)) << "it is gone";
   wire.exchange();
   EXPECT_EQ(wire.status(inside), "0");
   EXPECT_EQ(wire.connection->open_calls(), 0U);

@@ -15,6 +15,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 READY = "/inference.GRPCInferenceService/ServerReady"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

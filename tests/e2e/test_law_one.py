@@ -1,4 +1,5 @@
-"""A ModelInfer makes no Python object of its own: the loop's thread sees as many Python events for 10 as for 1,000."""
+"""A ModelInfer, or a message of a ModelStreamInfer, makes no Python object of its own: the loop's thread sees as many
+Python events for 10 as for 1,000."""
 
 import collections
 import fcntl
@@ -7,7 +8,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import headrace
-from e2e.h2_peer import INFER, LIVE, Answer, Peer, infer
+from e2e.h2_peer import INFER, LIVE, STREAM_INFER, Answer, Peer, infer, message
 from headrace.engine import LoopPort
 from headrace.grpc_server import GrpcProtocol
 
@@ -87,14 +88,30 @@ class Census:
             self.done.set()
 
 
-def census(server: headrace.Server, peer: GatheringPeer, calls: int) -> tuple[Census, list[Answer]]:
-    """The events that so many calls make, which come in one read; and their answers."""
+BODY = infer("e", x=np.array([[7]], np.uint8))
+
+
+def unary(peer: Peer, calls: int) -> list[int]:
+    """So many ModelInfer calls."""
+    return [peer.call(INFER, BODY) for _ in range(calls)]
+
+
+def streamed(peer: Peer, messages: int) -> list[int]:
+    """One ModelStreamInfer of so many messages."""
+    stream = peer.begin(STREAM_INFER)
+    peer.send(stream, message(BODY) * messages, end=True)
+    return [stream]
+
+
+def census(
+    server: headrace.Server, peer: GatheringPeer, send: Callable[[Peer, int], list[int]], count: int
+) -> tuple[Census, list[Answer]]:
+    """The events that so many requests make, which come in one read; and their answers."""
     instance: Any = server._instance
     seat = instance._seats[0]
     (protocol,) = seat._protocols
     peer.held = bytearray()
-    body = infer("e", x=np.array([[7]], np.uint8))
-    streams = [peer.call(INFER, body) for _ in range(calls)]
+    streams = send(peer, count)
     data, peer.held = bytes(peer.held), None
     blocked, go_on = threading.Event(), threading.Event()
     counted = Census(server, protocol)
@@ -123,7 +140,7 @@ def test_ten_calls_and_a_thousand_make_the_same_python_events(server: headrace.S
         assert peer.ask(INFER, infer("e", x=np.array([[7]], np.uint8))).code == 0
         reads: list[Step] = []
         for calls in (10, 1000, 10, 1000):
-            counted, answers = census(server, peer, calls)
+            counted, answers = census(server, peer, unary, calls)
             assert [answer.code for answer in answers] == [0] * calls
             assert len({bytes(answer.body) for answer in answers}) == 1
             read, *writes = counted.steps
@@ -136,6 +153,24 @@ def test_ten_calls_and_a_thousand_make_the_same_python_events(server: headrace.S
             assert peer.ask(LIVE, b"").code == 0
         assert all(read == reads[0] for read in reads)
         assert reads[0].total() < 10
+
+
+def test_ten_messages_of_a_stream_and_many_make_the_same_python_events(server: headrace.Server) -> None:
+    with GatheringPeer(f"127.0.0.1:{server.grpc_port}") as peer:
+        assert peer.ask(LIVE, b"").code == 0
+        assert peer.ask(INFER, BODY).code == 0
+        counts = []
+        for messages in (10, 250, 10, 250):  # as many as a stream may have in flight, so that one step answers all
+            counted, (answer,) = census(server, peer, streamed, messages)
+            assert answer.code == 0
+            assert len(answer.messages) == messages
+            assert len(set(answer.messages)) == 1
+            read, write = counted.steps
+            assert read.total() < 10
+            assert write.total() < 50
+            counts.append((read, write))
+            assert peer.ask(LIVE, b"").code == 0
+        assert all(count == counts[0] for count in counts)
 
 
 def test_a_call_that_python_answers_is_seen(server: headrace.Server) -> None:

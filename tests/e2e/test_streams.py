@@ -18,11 +18,10 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2
 
 from e2e.clients import SECONDS, Array, answer_of, given, request, stub
-from e2e.h2_peer import ENDLESS, INFER, LIVE, LONG, Peer, add_sub, kill, message, slow
+from e2e.h2_peer import ENDLESS, INFER, LIVE, LONG, STREAM_INFER, Peer, add_sub, kill, message, slow
 from server_process import ServerProcess
 
 Serve = Callable[..., ServerProcess]
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 FINAL = "triton_final_response"
 
 
@@ -215,7 +214,7 @@ def test_tritonclient_is_told_of_an_error_and_goes_on(serve: Serve, some_models:
 def test_a_message_that_is_no_request_is_an_error_of_its_own(serve: Serve, some_models: Path) -> None:
     server = serve(some_models)
     with Peer(server.grpc) as peer:
-        stream = peer.begin(STREAM)
+        stream = peer.begin(STREAM_INFER)
         peer.send(stream, message(b"\xff\xff") + message(add_sub()), end=True)
         assert peer.wait(stream).code == 0
         broken, good = stream_answers(peer, stream)
@@ -230,7 +229,7 @@ def test_a_cancel_a_kill_and_a_deadline_stop_what_is_in_flight(serve: Serve, som
     server = serve(some_models, "--lanes", "1")
 
     def fill(peer: Peer, *extra: tuple[str, str]) -> int:
-        stream = peer.begin(STREAM, extra)
+        stream = peer.begin(STREAM_INFER, extra)
         for _ in range(20):
             peer.send(stream, message(slow(ENDLESS)))
         assert peer.ask(LIVE, b"").code == 0
@@ -268,13 +267,13 @@ def test_a_client_process_that_stops_its_stream_leaves_nothing(serve: Serve, som
 def test_a_drain_answers_what_was_sent_and_ends_the_stream(serve: Serve, some_models: Path) -> None:
     server = serve(some_models, "--lanes", "1")
     with Peer(server.grpc) as peer:
-        busy = peer.begin(STREAM)
+        busy = peer.begin(STREAM_INFER)
         for number in range(10):
             peer.send(busy, message(asked(number).SerializeToString()))
         peer.send(busy, message(slow(20_000)))
-        closed = peer.begin(STREAM)
+        closed = peer.begin(STREAM_INFER)
         peer.send(closed, message(slow(10)), end=True)
-        idle = peer.begin(STREAM)
+        idle = peer.begin(STREAM_INFER)
         assert peer.ask(LIVE, b"").code == 0
         server.process.send_signal(signal.SIGTERM)
         assert peer.wait(closed).code == 0
@@ -298,7 +297,7 @@ def test_a_stream_that_is_not_read_costs_nobody_else_anything(serve: Serve, some
     body = message(asked(1, id="x").SerializeToString())
     with Peer(server.grpc, window=65535) as peer:
         peer.ask(LIVE, b"")
-        stream = peer.begin(STREAM)
+        stream = peer.begin(STREAM_INFER)
         sent = threading.Event()
         stop = threading.Event()
 
