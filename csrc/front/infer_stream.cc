@@ -92,7 +92,8 @@ void InferStream::run(StreamMessage& place, Ticket* ticket, CatalogHold& hold, M
 }
 
 void InferStream::refuse(StreamMessage& place, const Status& status, Model* model, const Asked& asked) {
-  if (model != nullptr) model->counters.unserved(status.code(), false, 0);
+  const Nanos took = connection_.loop().engine().clock().now() - connection_.now_;
+  if (model != nullptr) model->counters.unserved(status.code(), false, took);
   connection_.log(*call_, connection_.now_, status.code(), nullptr, asked.bytes, 0, true, &asked);
   order_.enter(place, asked.request_id.empty() || (model != nullptr && model->policy.preserve_ordering));
   connection_.codec_.release_bytes(*call_, place.request_bytes);

@@ -187,10 +187,10 @@ def _from_flags(words: Sequence[str]) -> tuple[str, _Setting]:
     for word in words:
         mode, _, pair = word.rpartition(",")
         key, equals, value = pair.partition("=")
-        if not equals or (key not in names and key not in ("file", "mode")):
-            raise ConfigError(f"trace_config is '{word}': write one of {', '.join(names)}, file or mode, as rate=100.")
         if mode not in ("", "triton") or (key == "mode" and value != "triton"):
             raise ConfigError(f"trace_config is '{word}': traces are written in the mode triton only.")
+        if not equals or (key not in names and key not in ("file", "mode")):
+            raise ConfigError(f"trace_config is '{word}': write one of {', '.join(names)}, file or mode, as rate=100.")
         if key == "file":
             file = value
         elif key != "mode":

@@ -202,3 +202,22 @@ def test_no_limit_in_cgroup_1_is_a_huge_number(tmp_path: Path) -> None:
         },
     )
     assert Host.detect(str(tmp_path)).memory_bytes == 8 * GIB
+
+
+def test_lists_come_from_flags_the_environment_and_the_file(tmp_path: Path) -> None:
+    explicit = {"model_control_mode": "explicit"}
+    assert resolve({**explicit, "load_model": ["a", "b"]}, host=HOST).load_model == ("a", "b")
+    assert resolve(explicit, environ={"HEADRACE_LOAD_MODEL": "a  b"}, host=HOST).load_model == ("a", "b")
+    file = tmp_path / "c.toml"
+    file.write_text('load_model = ["a", "b"]')
+    assert resolve(explicit, file=str(file), host=HOST).load_model == ("a", "b")
+    file.write_text("load_model = [1]")
+    with pytest.raises(ConfigError, match="load_model is"):
+        resolve(explicit, file=str(file), host=HOST)
+
+
+def test_control_modes_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match="poll, which is not built yet"):
+        resolve({"model_control_mode": "poll"}, host=HOST)
+    with pytest.raises(ConfigError, match="in mode explicit only"):
+        resolve({"load_model": ["m"]}, host=HOST)

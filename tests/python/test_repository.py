@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from headrace import config
-from headrace.errors import InvalidArgument, StartError
+from headrace.errors import InvalidArgument, NotFound, ResourceExhausted, StartError
 from headrace.layout import Target, scan, targets
 from headrace.repository import Load, Repository, Unload, plan
 from headrace.router import Router, State
@@ -202,7 +202,7 @@ def load(root: Path, **flags: object) -> tuple[Repository, Router, Engine, list[
     router = Router(published.append)
     settings = config.resolve({"model_repository": str(root), **flags}, host=HOST)
     repository = Repository(cast(Any, engine), router, settings)
-    asyncio.run(repository.load_all())
+    asyncio.run(repository.load_initial() if "load_model" in flags else repository.load_all())
     return repository, router, engine, published
 
 
@@ -266,3 +266,109 @@ def test_a_second_scan_changes_only_what_changed(tmp_path: Path) -> None:
     assert sorted(engine.loaded) == ["a", "a", "b", "c"]
     assert sorted(engine.unloaded) == ["a", "b"]
     assert [version.name for version in router.versions] == ["a", "c"]
+
+
+# --- Asked for
+
+
+def asked(root: Path, **flags: object) -> tuple[Repository, Router, Engine, list[Any]]:
+    return load(root, model_control_mode="explicit", **flags)
+
+
+def states(router: Router) -> dict[tuple[str, int | None], tuple[State, str]]:
+    return {(v.name, v.version): (v.state, v.reason) for v in router.versions}
+
+
+def test_a_reload_comes_before_the_unload_and_in_one_catalog(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    repository, router, engine, published = asked(tmp_path)
+    put(tmp_path, "m/2/model.onnx")
+    before = len(published)
+    asyncio.run(repository.load("m"))
+    assert engine.unloaded == ["m"]
+    assert states(router) == {("m", 2): (State.READY, "")}
+    served = [[row[1] for row in rows if not isinstance(row[2], str)] for rows in published[before:]]
+    assert all(versions in (["", "1"], ["", "2"]) for versions in served)
+
+
+def test_a_reload_that_fails_changes_nothing_but_the_reason(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    repository, router, engine, _ = asked(tmp_path)
+    put(tmp_path, "m/config.pbtxt", text="version_policy { specific { versions: [1, 7] } }")
+    with pytest.raises(InvalidArgument, match=r"'m' could not be loaded: version 7: .*names version 7"):
+        asyncio.run(repository.load("m"))
+    assert engine.unloaded == ["m"]  # the new version 1, which nobody has seen
+    assert states(router)["m", 1] == (State.READY, "another version of the same load failed")
+    assert states(router)["m", 7][0] is State.UNAVAILABLE
+    asyncio.run(repository.load("m", config_json="{}"))
+    assert states(router) == {("m", 1): (State.READY, "")}
+
+
+def test_equal_loads_that_wait_are_one_and_an_unload_between_them_is_not_passed(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    repository, router, engine, _ = asked(tmp_path)
+
+    async def work() -> None:
+        await asyncio.gather(*(repository.load("m") for _ in range(10)))
+        assert engine.loaded == ["m"] * 2  # at the start, and once for all ten
+        await asyncio.gather(repository.load("m"), repository.unload("m"), repository.load("m"), repository.load("m"))
+        assert engine.loaded == ["m"] * 4
+
+    asyncio.run(work())
+    assert states(router) == {("m", 1): (State.READY, "")}
+    assert cast(Any, repository)._turns == {}
+
+
+def test_turns_are_bounded_and_a_caller_that_goes_stops_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    repository, router, _, _ = asked(tmp_path)
+
+    async def work() -> None:
+        works = [asyncio.ensure_future(repository.load("m", config_json="{}")) for _ in range(65)]
+        await asyncio.sleep(0)
+        works[3].cancel()
+        results = await asyncio.gather(*works, return_exceptions=True)
+        assert [type(r) for r in results].count(ResourceExhausted) == 1
+        assert [type(r) for r in results].count(asyncio.CancelledError) == 1
+
+    asyncio.run(work())
+    assert states(router) == {("m", 1): (State.READY, "")}
+
+
+def test_an_unload_keeps_the_row_and_the_index_has_every_model(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx", "n/1/model.onnx")
+    repository, _, engine, published = asked(tmp_path, load_model=("m",))
+    before = len(published)
+    asyncio.run(repository.unload("m"))
+    assert published[before] == [("m", "", "it is being unloaded"), ("m", "1", "it is being unloaded")]
+    assert engine.unloaded == ["m"]
+    rows = asyncio.run(repository.index())
+    assert [(row.name, row.version, row.reason, row.wanted) for row in rows] == [
+        ("m", 1, "unloaded", False),
+        ("n", None, "it is not loaded", False),
+    ]
+    assert repository.faults == []
+    asyncio.run(repository.unload("m"))
+    asyncio.run(repository.unload("nothing"))
+    assert engine.unloaded == ["m"]
+
+
+def test_what_the_start_is_asked_to_load_and_lacks(tmp_path: Path) -> None:
+    repository, router, _, _ = asked(tmp_path, load_model=("missing",))
+    assert "there is no folder" in states(router)["missing", None][1]
+    with pytest.raises(StartError, match="No model can be served"):
+        repository.require_served()
+    asyncio.run(repository.close())
+
+
+def test_an_explicit_start_loads_nothing_of_itself(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx")
+    engine, router = Engine(), Router(lambda rows: None)
+    settings = config.resolve({"model_repository": str(tmp_path), "model_control_mode": "explicit"}, host=HOST)
+    repository = Repository(cast(Any, engine), router, settings)
+    asyncio.run(repository.load_initial())
+    repository.require_served()
+    assert engine.loaded == []
+    assert router.versions == ()
+    with pytest.raises(NotFound, match=r"'\.\./m' is not in the model repository"):
+        asyncio.run(repository.load("../m"))
