@@ -78,13 +78,14 @@ class Router:
         """`publish` takes the rows after each change: `Engine.publish`."""
         self._publish = publish
         self._versions: tuple[ModelVersion, ...] = ()
-        self.on_change: Callable[[], None] = lambda: None  # called after each change
+        self.on_change: Callable[[], None] | None = None  # called after each change
 
     def set(self, versions: Iterable[ModelVersion]) -> None:
         """Makes these the versions that requests find."""
         self._versions = tuple(sorted(versions, key=lambda v: (v.name, v.version or 0)))
         self._publish(routes(self._versions))
-        self.on_change()
+        if self.on_change is not None:
+            self.on_change()
 
     @property
     def versions(self) -> tuple[ModelVersion, ...]:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -89,6 +90,11 @@ class IoThread:
             self._thread.join()
 
 
+# Not a method: that would make a ring that only the garbage collector ends, and the engine's memory with it.
+def _hand_on(tracer: Tracer[TraceSampler], rows: "list[TraceRow]", dropped: int) -> None:
+    tracer.put([Trace(*row) for row in rows], dropped)
+
+
 class Instance:
     """One server, on the loop that runs `start`: loop 0."""
 
@@ -138,7 +144,11 @@ class Instance:
         async def seat() -> Seat:
             loop = asyncio.get_running_loop()
             port = LoopPort(
-                self.engine, loop, methods=answerer.methods, streams=answerer.streams, on_traces=self._trace
+                self.engine,
+                loop,
+                methods=answerer.methods,
+                streams=answerer.streams,
+                on_traces=partial(_hand_on, self.tracer),
             )
             return Seat(loop, port)
 
@@ -198,9 +208,7 @@ class Instance:
             await asyncio.to_thread(thread.stop)
         await asyncio.to_thread(self.tracer.close)
         self.log_settings.close()
-
-    def _trace(self, rows: "list[TraceRow]", dropped: int) -> None:
-        self.tracer.put([Trace(*row) for row in rows], dropped)
+        self.service.close()
 
     def _say_pool(self) -> None:
         pool = self.engine.snapshot()["pool"]

@@ -163,6 +163,10 @@ class Service:
         for note in watchers:
             note()
 
+    def close(self) -> None:
+        """Hears of no more changes: the router, which it holds, lets go of it."""
+        self._router.on_change = None
+
     @property
     def live(self) -> bool:
         """The process answers."""
