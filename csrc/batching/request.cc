@@ -29,7 +29,10 @@ void Ticket::clear() {
   id.clear();
   timing = false;
   trace = 0;
+  asks_more = false;
+  output_requests.clear();
   charge.release();
+  shared_charge.release();
   status = Status();
   for (Tensor& output : outputs) output.clear();
   time = Timeline();

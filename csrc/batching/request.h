@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "batching/output_request.h"
 #include "memory/budget.h"
 #include "memory/tensor.h"
 
@@ -62,6 +63,7 @@ struct alignas(64) Ticket : Completion {
   // Owned by batching and schedule, under the scheduler's lock.
   TicketState state = TicketState::kNew;
   bool timing = false;       // the submitter's: answer with the headrace_* timing parameters
+  bool asks_more = false;    // the submitter's: there are output_requests
   bool in_sequence = false;  // the submitter's: its answers keep their order
   std::uint32_t lane = 0;    // that runs it
   Ticket* queue_prev = nullptr;
@@ -102,6 +104,8 @@ struct alignas(64) Ticket : Completion {
   std::string id;                  // the caller's request id
   Nanos timeout = kNever;          // that the caller allows from `received` on; start() makes it part of the deadline
   InflightBudget::Charge charge;   // of the message that the inputs are views of; given up with the ticket
+  InflightBudget::Charge shared_charge;        // of inputs that were copied from clients' shared memory
+  std::vector<OutputRequest> output_requests;  // what is to be done with outputs, beyond handing them out
 
   // When it came, and until when its call can wait: the earlier of that and the timeout is its deadline.
   void start(Nanos received, Nanos call_deadline);

@@ -15,6 +15,7 @@ EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const 
   options.pool.retain = required<std::size_t>(limits, "pool_retain_bytes");
   options.inflight_bytes = required<std::size_t>(limits, "process_inflight_bytes");
   options.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
+  options.max_shared_regions = required<std::size_t>(limits, "max_shared_regions");
   options.onnxruntime_library = onnxruntime_library;
   return {std::make_shared<Engine>(options), std::move(limits), compute_threads};
 }
@@ -178,13 +179,14 @@ void bind_engine(py::module_& module) {
           "load",
           [](const EngineHandle& self, const std::string& name, std::int64_t version, const std::string& backend,
              const std::string& model_file, const std::string& model_dir, const py::dict& session,
-             const py::dict& batching) {
+             const py::dict& batching, std::map<std::string, std::vector<std::string>> labels) {
             ModelSpec spec = make_spec(session, batching, self.compute_threads);
             spec.name = name;
             spec.version = version;
             spec.backend = backend;
             spec.model_file = model_file;
             spec.model_dir = model_dir;
+            spec.labels = std::move(labels);
             Result<std::shared_ptr<Model>> model = [&] {
               py::gil_scoped_release release;
               return self.engine->load(spec);
@@ -192,7 +194,8 @@ void bind_engine(py::module_& module) {
             return ModelHandle{self.engine, take(std::move(model))};
           },
           py::kw_only(), py::arg("name"), py::arg("version"), py::arg("backend"), py::arg("model_file"),
-          py::arg("model_dir"), py::arg("session"), py::arg("batching"))
+          py::arg("model_dir"), py::arg("session"), py::arg("batching"),
+          py::arg("labels") = std::map<std::string, std::vector<std::string>>())
       .def(
           "unload",
           [](const EngineHandle& self, const ModelHandle& model, bool finish) {
@@ -206,6 +209,20 @@ void bind_engine(py::module_& module) {
              std::shared_ptr<Catalog> published = std::exchange(catalog.catalog, std::make_shared<Catalog>());
              py::gil_scoped_release release;  // the old one goes now, and models with it
              self.engine->publish(std::move(published));
+           })
+      .def("register_shared_memory",
+           [](const EngineHandle& self, const std::string& name, const std::string& key, std::uint64_t offset,
+              std::uint64_t bytes) { check(self.engine->shared_regions().add(name, key, offset, bytes)); })
+      .def("unregister_shared_memory",
+           [](const EngineHandle& self, const std::string& name) { self.engine->shared_regions().remove(name); })
+      .def("unregister_all_shared_memory", [](const EngineHandle& self) { self.engine->shared_regions().clear(); })
+      .def("shared_memory",
+           [](const EngineHandle& self) {
+             py::list rows;
+             for (const auto& region : self.engine->shared_regions().all()) {
+               rows.append(py::make_tuple(region->name(), region->key(), region->offset(), region->bytes()));
+             }
+             return rows;
            })
       .def("snapshot", &snapshot)
       .def(

@@ -37,6 +37,7 @@ Engine::Engine(const EngineOptions& options)
     : options_(options),
       pool_(options.pool),
       budget_(options.inflight_bytes, options.max_message_bytes),
+      shared_regions_(options.max_shared_regions),
       backends_(options.backends),
       catalog_(std::make_shared<const Catalog>()),
       scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock}, pool_)),
@@ -141,6 +142,12 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   model->signature = model->session->signature();
   model->intra_op_threads = spec.session.intra_op_threads;
   model->max_lanes = spec.max_lanes;
+  if (!spec.labels.empty()) {
+    for (const TensorSpec& output : model->signature.outputs) {
+      const auto found = spec.labels.find(output.name);
+      model->output_labels.push_back(found == spec.labels.end() ? std::vector<std::string>() : found->second);
+    }
+  }
   const int max_lanes = spec.max_lanes > 0 ? spec.max_lanes : scheduler_->lanes();
   if (Status status = decide_batching(spec, *model); !status.ok()) return status;
   model->complete();

@@ -16,6 +16,7 @@
 #include "backend/registry.h"
 #include "engine/catalog.h"
 #include "engine/model.h"
+#include "engine/shared_regions.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
 #include "schedule/scheduler.h"
@@ -28,8 +29,9 @@ struct EngineOptions {
   PoolOptions pool;
   std::size_t inflight_bytes = std::size_t{1} << 30;  // request messages, whole process
   std::size_t max_message_bytes = std::size_t{64} << 20;
-  std::string onnxruntime_library;  // "": not installed
-  Clock* clock = nullptr;           // null: the steady clock
+  std::size_t max_shared_regions = 0;  // of clients' shared memory; 0: they may name none
+  std::string onnxruntime_library;     // "": not installed
+  Clock* clock = nullptr;              // null: the steady clock
   // Backends that are there before any is opened by name: for tests that bring their own.
   std::map<std::string, std::shared_ptr<Backend>> backends;
 };
@@ -44,7 +46,8 @@ struct ModelSpec {
   BatchingPolicy batching;
   // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
   bool batching_decided = false;
-  int max_lanes = 0;  // that run it at one time; 0: all
+  int max_lanes = 0;                                       // that run it at one time; 0: all
+  std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };
 
 struct ModelSnapshot {
@@ -103,6 +106,8 @@ class Engine {
 
   Pool& pool() { return pool_; }
   InflightBudget& budget() { return budget_; }
+  SharedRegions& shared_regions() { return shared_regions_; }
+  std::size_t max_message_bytes() const { return options_.max_message_bytes; }
   Worker& worker() { return *worker_; }
   const Clock& clock() const { return scheduler_->clock(); }
 
@@ -118,6 +123,7 @@ class Engine {
   const EngineOptions options_;
   Pool pool_;
   InflightBudget budget_;
+  SharedRegions shared_regions_;
   mutable Mutex log_mutex_;
   std::deque<LogLine> log_ HEADRACE_GUARDED_BY(log_mutex_);
   Mutex backends_mutex_;  // held while a runtime is opened: it is opened once, and no loop waits for it

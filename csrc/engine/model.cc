@@ -47,6 +47,7 @@ void Model::complete() {
   runnable.batched = batched();
   runnable.output_names.clear();
   for (const TensorSpec& output : signature.outputs) runnable.output_names.push_back(output.name);
+  runnable.output_labels = output_labels;
   runnable.observer = &counters;
 }
 

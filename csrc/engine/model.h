@@ -44,8 +44,9 @@ struct Model {
   Signature signature;
   NameIndex inputs;
   NameIndex outputs;
-  BatchingPolicy policy;        // max_batch_size 0: not batched
-  std::string batching_reason;  // one sentence
+  BatchingPolicy policy;                                // max_batch_size 0: not batched
+  std::string batching_reason;                          // one sentence
+  std::vector<std::vector<std::string>> output_labels;  // of classes; none, or one list for each output
   int intra_op_threads = 1;
   int max_lanes = 0;  // 0: all
   // Dimensions under one symbol must agree: for each dimension of each input, the place of its symbol in a list of

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "front/decode_job.h"
+#include "front/response_outputs.h"
 
 namespace headrace {
 
@@ -194,7 +195,7 @@ void Connection::infer(wire::Call& call, wire::Message message) {
   Ticket* ticket = loop_.new_ticket();
   Model* model = nullptr;
   const std::size_t request_bytes = message.bytes.size();
-  const Status status = decoder.admit(*hold.catalog, message, loop_.engine().pool(), *ticket, model);
+  const Status status = decoder.admit(*hold.catalog, message, loop_.engine(), *ticket, model);
   if (!status.ok()) {
     loop_.recycle(ticket);
     refuse(call, status, model, asked(decoder.request(), request_bytes));
@@ -335,10 +336,7 @@ wire::InferResponse Connection::response_of(const Ticket& ticket) {
   }
   response.parameters = parameters;
   std::vector<wire::ResponseOutput>& outputs = loop_.response_outputs_;
-  outputs.clear();
-  for (std::size_t i = 0; i < ticket.outputs.size(); ++i) {
-    if (ticket.outputs[i]) outputs.push_back({model.signature.outputs[i].name, &ticket.outputs[i]});
-  }
+  list_outputs(ticket, model, outputs);
   response.outputs = outputs;
   return response;
 }

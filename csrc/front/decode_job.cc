@@ -21,7 +21,7 @@ void DecodeJob::run() noexcept {
   RequestDecoder decoder;
   ticket = std::make_unique<Ticket>();
   status = decoder.decode(message, options->infer);
-  if (status.ok()) status = decoder.admit(*hold->catalog, message, engine->pool(), *ticket, model);
+  if (status.ok()) status = decoder.admit(*hold->catalog, message, *engine, *ticket, model);
   if (!status.ok()) {
     model_name = decoder.request().model_name;
     model_version = decoder.request().model_version;

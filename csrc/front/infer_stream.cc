@@ -62,7 +62,7 @@ void InferStream::decode(StreamMessage& place, wire::Message message) {
   CatalogHold& hold = loop.catalog();
   Ticket* ticket = loop.new_ticket();
   Model* model = nullptr;
-  const Status status = decoder.admit(*hold.catalog, message, loop.engine().pool(), *ticket, model);
+  const Status status = decoder.admit(*hold.catalog, message, loop.engine(), *ticket, model);
   if (status.ok()) {
     run(place, ticket, hold, *model);
   } else {

@@ -9,7 +9,9 @@
 #include "batching/request.h"
 #include "engine/admission.h"
 #include "engine/catalog.h"
+#include "engine/engine.h"
 #include "front/request_parameters.h"
+#include "front/tensor_parameters.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
 #include "wire/infer_codec.h"
@@ -46,12 +48,15 @@ class RequestSource {
 class RequestAdmitter {
  public:
   // Fills the ticket (all but sink and cookies; Ticket::start sets its times) and takes the source's charge over.
-  // `model` is set as soon as it is known, so that a refusal can be counted.
-  Status admit(const Catalog& catalog, RequestSource& source, Pool& pool, Ticket& ticket, Model*& model);
+  // `model` is set as soon as it is known, so that a refusal can be counted. Inputs in shared memory are copied here:
+  // see shared_input_bytes().
+  Status admit(const Catalog& catalog, RequestSource& source, Engine& engine, Ticket& ticket, Model*& model);
 
  private:
-  static Status check_parameters(const wire::InferRequest& request);
-  Status bind_inputs(const RequestSource& source, Pool& pool);
+  Status bind_inputs(const RequestSource& source, Engine& engine);
+  Status bind_shared(const wire::WireInput& input, const SharedPlace& place, std::size_t slot, Engine& engine);
+  Status charge_shared(const wire::InferRequest& request, Engine& engine, Ticket& ticket);
+  Status want_outputs(const wire::InferRequest& request, const Model& model, Engine& engine, Ticket& ticket);
 
   Admission admission_;
   RequestParameters parameters_;

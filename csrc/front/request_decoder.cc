@@ -1,5 +1,7 @@
 #include "front/request_decoder.h"
 
+#include "front/tensor_parameters.h"
+
 namespace headrace {
 namespace {
 
@@ -23,13 +25,13 @@ bool RequestDecoder::heavy() const {
   for (const wire::WireInput& input : request_.inputs) {
     if (input.raw && input.datatype == "BYTES") bytes += input.raw->size();
   }
-  return bytes > kHeavyBytes;
+  return bytes > kHeavyBytes || shared_input_bytes(request_) > kHeavyBytes;
 }
 
-Status RequestDecoder::admit(const Catalog& catalog, wire::Message& message, Pool& pool, Ticket& ticket,
+Status RequestDecoder::admit(const Catalog& catalog, wire::Message& message, Engine& engine, Ticket& ticket,
                              Model*& model) {
   ProtobufSource source(request_, message.block, message.charge);
-  return admitter_.admit(catalog, source, pool, ticket, model);
+  return admitter_.admit(catalog, source, engine, ticket, model);
 }
 
 }  // namespace headrace

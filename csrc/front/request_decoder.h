@@ -18,10 +18,11 @@ class RequestDecoder {
 
   // Reads the message in place; what admit() uses are views into it.
   Status decode(const wire::Message& message, const wire::InferLimits& limits);
-  // admit() would look at each element of many: typed contents to be converted, strings to be walked.
+  // admit() would look at each element of many, or copy much: typed contents to be converted, strings to be walked,
+  // inputs in shared memory.
   bool heavy() const;
   // RequestAdmitter::admit() for what decode() has read; the ticket shares the message's block.
-  Status admit(const Catalog& catalog, wire::Message& message, Pool& pool, Ticket& ticket, Model*& model);
+  Status admit(const Catalog& catalog, wire::Message& message, Engine& engine, Ticket& ticket, Model*& model);
   const wire::InferRequest& request() const { return request_; }
 
  private:

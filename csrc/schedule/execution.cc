@@ -79,12 +79,16 @@ void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assign
   for (Completion* link = chain.first; link != nullptr; link = link == chain.last ? nullptr : link->next) {
     claimed_.push_back(static_cast<Ticket*>(link));
   }
-  if (status.ok()) scatter(tickets, claimed_, record.rows, runnable.batched, batch_.outputs);
+  if (status.ok()) {
+    scatter(tickets, claimed_, record.rows, runnable.batched, batch_.outputs);
+    fulfil_claimed(runnable);
+  }
   batch_.outputs.clear();
   record.ok = status.ok();
   record.finished = clock_.now();
-  record.tickets = claimed_.size();
   for (Ticket* ticket : claimed_) {
+    if (!ticket->status.ok()) continue;
+    ++record.tickets;
     ticket->time.started = record.started;
     ticket->time.infer_start = record.infer_start;
     ticket->time.infer_end = record.infer_end;
@@ -96,6 +100,15 @@ void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assign
   }
   if (runnable.observer != nullptr) runnable.observer->ran(record);
   if (chain.first != nullptr) ledger.answer(chain);
+}
+
+void Execution::fulfil_claimed(const Runnable& runnable) {
+  for (Ticket* ticket : claimed_) {
+    if (!ticket->asks_more) continue;
+    ticket->status = fulfil_requests(ticket->output_requests, ticket->outputs, runnable.batched, runnable.output_names,
+                                     runnable.output_labels, pool_);
+    if (!ticket->status.ok()) ticket->outputs.clear();
+  }
 }
 
 }  // namespace headrace

@@ -45,6 +45,7 @@ struct Runnable {
   bool batched = false;                   // dimension 0 of everything is the batch
   std::vector<std::string> output_names;  // in the signature's order
   RunObserver* observer = nullptr;
+  std::vector<std::vector<std::string>> output_labels;  // of classes, by output; may be shorter than output_names
 };
 
 class Ledger {
@@ -73,6 +74,10 @@ class Execution {
                   Ledger& ledger);
   void answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
                    Ledger& ledger, RunRecord& record, const Status& status);
+
+  // What the claimed tickets asked of their outputs. Those that cannot have it get their error, and count as not
+  // answered by the run.
+  void fulfil_claimed(const Runnable& runnable);
 
   const int lane_;
   Pool& pool_;

@@ -224,19 +224,29 @@ class Decoder {
     }
     const std::size_t raws = request_.raw_contents.size();
     if (raws == 0) return;
-    if (raws != request_.inputs.size()) {
-      refuse("ModelInferRequest has " + std::to_string(raws) + " raw_input_contents for " +
-             std::to_string(request_.inputs.size()) +
-             " inputs; send one for each input, in the inputs' order, or none");
-    }
-    for (std::size_t i = 0; i < raws; ++i) {
-      WireInput& input = request_.inputs[i];
+    // Clients leave out the entries of inputs in shared memory.
+    const bool all = raws == request_.inputs.size();
+    std::size_t next = 0;
+    for (WireInput& input : request_.inputs) {
+      if (!all && in_shared_memory(input)) continue;
+      if (next == raws) refuse_raws();
       if (input.has_contents) {
         refuse("ModelInferRequest: input '" + std::string(input.name) +
                "' has contents as well as raw_input_contents; send one of the two");
       }
-      input.raw = request_.raw_contents[i];
+      input.raw = request_.raw_contents[next++];
     }
+    if (next != raws) refuse_raws();
+  }
+
+  static bool in_shared_memory(const WireInput& input) {
+    return !input.parameters.empty() && find_parameter(input.parameters, "shared_memory_region") != nullptr;
+  }
+
+  [[noreturn]] void refuse_raws() const {
+    refuse("ModelInferRequest has " + std::to_string(request_.raw_contents.size()) + " raw_input_contents for " +
+           std::to_string(request_.inputs.size()) +
+           " inputs; send one for each input that is not in shared memory, in the inputs' order, or none");
   }
 
   const InferLimits& limits_;
@@ -258,19 +268,40 @@ std::size_t dims_size(std::span<const std::int64_t> dims) {
   return size;
 }
 
-std::size_t output_size(const ResponseOutput& output, std::size_t dims) {
-  return text_size(output.name) + text_size(dtype_name(output.tensor->dtype)) + (dims == 0 ? 0 : field_size(dims));
+// The value of a parameter, as InferParameter's fields: bool_param is 1, int64_param 2, string_param 3.
+using Value = std::variant<std::int64_t, bool, std::string_view>;
+
+Value value_of(const ResponseParameter& parameter) {
+  return std::visit([](auto value) { return Value(value); }, parameter.value);
 }
 
-// As InferParameter's fields: bool_param is 1, int64_param 2.
-std::uint64_t value_bits(const ResponseParameter& parameter) {
-  if (const bool* flag = std::get_if<bool>(&parameter.value)) return *flag ? 1 : 0;
-  return static_cast<std::uint64_t>(std::get<std::int64_t>(parameter.value));
+std::size_t value_size(const Value& value) {
+  if (const auto* text = std::get_if<std::string_view>(&value)) return field_size(text->size());
+  if (std::holds_alternative<bool>(value)) return 2;
+  return 1 + varint_size(static_cast<std::uint64_t>(std::get<std::int64_t>(value)));
 }
-std::uint32_t value_number(const ResponseParameter& parameter) {
-  return std::holds_alternative<bool>(parameter.value) ? 1 : 2;
+
+// One entry of a map of parameters.
+std::size_t parameter_size(std::string_view key, const Value& value) {
+  return field_size(field_size(key.size()) + field_size(value_size(value)));
 }
-std::size_t value_size(const ResponseParameter& parameter) { return 1 + varint_size(value_bits(parameter)); }
+
+// What is said of an output in shared memory: `each` is called with key and value.
+template <class Each>
+void for_each_parameter(const ResponseSharedMemory& shared, Each each) {
+  if (shared.region.empty()) return;
+  each("shared_memory_region", Value(shared.region));
+  each("shared_memory_byte_size", Value(static_cast<std::int64_t>(shared.bytes)));
+  if (shared.offset != 0) each("shared_memory_offset", Value(static_cast<std::int64_t>(shared.offset)));
+}
+
+std::size_t output_size(const ResponseOutput& output, std::size_t dims) {
+  std::size_t size =
+      text_size(output.name) + text_size(dtype_name(output.tensor->dtype)) + (dims == 0 ? 0 : field_size(dims));
+  for_each_parameter(output.shared,
+                     [&size](std::string_view key, const Value& value) { size += parameter_size(key, value); });
+  return size;
+}
 
 // Writes into memory whose size was computed before.
 class Writer {
@@ -287,6 +318,24 @@ class Writer {
   void text(std::uint32_t number, std::string_view value) {  // proto3 leaves out an empty string
     if (!value.empty()) bytes(number, value);
   }
+  // An entry of the map that is field 4.
+  void parameter(std::string_view name, const Value& value) {
+    const std::size_t size = value_size(value);
+    key(bytes_key(4));
+    varint(field_size(name.size()) + field_size(size));
+    bytes(1, name);
+    key(bytes_key(2));
+    varint(size);
+    if (const auto* text = std::get_if<std::string_view>(&value)) {
+      bytes(3, *text);
+    } else if (const auto* flag = std::get_if<bool>(&value)) {
+      key(varint_key(1));
+      varint(*flag ? 1 : 0);
+    } else {
+      key(varint_key(2));
+      varint(static_cast<std::uint64_t>(std::get<std::int64_t>(value)));
+    }
+  }
   const char* at() const { return at_; }
 
  private:
@@ -298,7 +347,7 @@ void encode(const InferResponse& response, const std::string_view* stream_error,
   out.clear();
   std::size_t head = text_size(response.model_name) + text_size(response.model_version) + text_size(response.id);
   for (const ResponseParameter& parameter : response.parameters) {
-    head += field_size(field_size(parameter.key.size()) + field_size(value_size(parameter)));
+    head += parameter_size(parameter.key, value_of(parameter));
   }
   std::size_t owned = 0;
   std::size_t viewed = 0;
@@ -324,14 +373,7 @@ void encode(const InferResponse& response, const std::string_view* stream_error,
   writer.text(2, response.model_version);
   writer.text(3, response.id);
   for (const ResponseParameter& parameter : response.parameters) {
-    const std::size_t value = value_size(parameter);
-    writer.key(bytes_key(4));
-    writer.varint(field_size(parameter.key.size()) + field_size(value));
-    writer.bytes(1, parameter.key);
-    writer.key(bytes_key(2));
-    writer.varint(value);
-    writer.key(varint_key(value_number(parameter)));
-    writer.varint(value_bits(parameter));
+    writer.parameter(parameter.key, value_of(parameter));
   }
   for (const ResponseOutput& output : response.outputs) {
     const std::span<const std::int64_t> shape = output.tensor->shape.dims();
@@ -340,10 +382,13 @@ void encode(const InferResponse& response, const std::string_view* stream_error,
     writer.varint(output_size(output, dims));
     writer.text(1, output.name);
     writer.text(2, dtype_name(output.tensor->dtype));
-    if (dims == 0) continue;
-    writer.key(bytes_key(3));
-    writer.varint(dims);
-    for (const std::int64_t dim : shape) writer.varint(static_cast<std::uint64_t>(dim));
+    if (dims != 0) {
+      writer.key(bytes_key(3));
+      writer.varint(dims);
+      for (const std::int64_t dim : shape) writer.varint(static_cast<std::uint64_t>(dim));
+    }
+    for_each_parameter(output.shared,
+                       [&writer](std::string_view key, const Value& value) { writer.parameter(key, value); });
   }
   HEADRACE_CHECK(writer.at() == out.own.data() + envelope + head);
 

@@ -81,8 +81,9 @@ struct InferRequest {
 // Reads `bytes` into `request` (cleared first) with the meaning that protobuf's own parser gives them: fields in any
 // order, packed or not, unknown ones skipped, the last of a repeated scalar counts. INVALID_ARGUMENT for a malformed
 // message, a name that is not UTF-8, a broken limit (named), a negative dimension, a number of raw_input_contents that
-// is neither 0 nor the number of inputs, raw and typed contents together, or (protobuf would join them) typed contents
-// sent twice for one input. After a failure `request` holds what was read so far.
+// is neither 0 nor the number of inputs (with or without those in shared memory), raw and typed contents together, or
+// (protobuf would join them) typed contents sent twice for one input. After a failure `request` holds what was read so
+// far.
 Status decode_infer_request(std::span<const std::byte> bytes, const InferLimits& limits, InferRequest& request);
 
 // Typed contents of one input as raw bytes in a pooled block: element type `dtype`, exactly `elements` of them.
@@ -91,9 +92,16 @@ Status decode_infer_request(std::span<const std::byte> bytes, const InferLimits&
 // becomes infinite). RESOURCE_EXHAUSTED when the pool is full.
 Result<Tensor> convert_contents(const WireInput& input, DType dtype, std::size_t elements, Pool& pool);
 
+// Where an output was written instead: in a region of the client's shared memory.
+struct ResponseSharedMemory {
+  std::string_view region;  // "": it was not
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+};
 struct ResponseOutput {
   std::string_view name;
-  const Tensor* tensor;
+  const Tensor* tensor = nullptr;
+  ResponseSharedMemory shared{};  // if it was, the tensor has no bytes
 };
 struct ResponseParameter {
   std::string_view key;

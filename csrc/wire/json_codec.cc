@@ -38,6 +38,18 @@ void append_shape(const Shape& shape, std::string& out) {
 
 }  // namespace
 
+void append_shared(const ResponseSharedMemory& shared, std::string& text) {
+  text += ",\"parameters\":{\"shared_memory_region\":";
+  append_json_string(shared.region, text);
+  text += ",\"shared_memory_byte_size\":";
+  append_integer(static_cast<std::int64_t>(shared.bytes), text);
+  if (shared.offset != 0) {
+    text += ",\"shared_memory_offset\":";
+    append_integer(static_cast<std::int64_t>(shared.offset), text);
+  }
+  text += "}}";
+}
+
 Result<OutputForm> output_form(const InferRequest& request, std::string_view name) {
   bool binary = false;
   if (const ParameterValue* value = request.parameter("binary_data_output"); value != nullptr) {
@@ -67,8 +79,8 @@ std::size_t json_response_bytes(const InferResponse& response, std::span<const O
   std::size_t bytes = 256;
   for (std::size_t i = 0; i < forms.size(); ++i) {
     const ResponseOutput& output = response.outputs[i];
-    bytes += 128 + output.name.size();
-    if (forms[i] != OutputForm::kBinary) bytes += json_data_bytes(*output.tensor);
+    bytes += 128 + output.name.size() + output.shared.region.size();
+    if (forms[i] != OutputForm::kBinary && output.shared.region.empty()) bytes += json_data_bytes(*output.tensor);
   }
   return bytes;
 }
@@ -113,6 +125,10 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
     text += dtype_name(output.tensor->dtype);
     text += "\",\"shape\":";
     append_shape(output.tensor->shape, text);
+    if (!output.shared.region.empty()) {
+      append_shared(output.shared, text);
+      continue;
+    }
     if (forms[i] == OutputForm::kBinary) {
       binary = true;
       text += ",\"parameters\":{\"binary_data_size\":";
@@ -135,7 +151,7 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
 
   json_bytes = text.size();
   for (std::size_t i = 0; i < forms.size(); ++i) {
-    if (forms[i] != OutputForm::kBinary) continue;
+    if (forms[i] != OutputForm::kBinary || !response.outputs[i].shared.region.empty()) continue;
     const Tensor& tensor = *response.outputs[i].tensor;
     if (tensor.size > kViewBytes && tensor.block) {
       out.views.push_back({text.size(), tensor.bytes(), tensor.block});

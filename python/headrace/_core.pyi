@@ -1,6 +1,6 @@
 """The native core, as Python sees it. `engine.py` is the only module that imports it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypedDict
 
 class CoreError(Exception):
@@ -28,6 +28,7 @@ class Limits(TypedDict):
     idle_seconds: float
     pool_bytes: int
     pool_retain_bytes: int
+    max_shared_regions: int  # of clients' shared memory; 0: none may be named
 
 class SessionOptions(TypedDict, total=False):
     intra_op_threads: int
@@ -176,11 +177,17 @@ class Engine:
         model_dir: str,
         session: SessionOptions,
         batching: BatchingOptions,
+        labels: Mapping[str, Sequence[str]] = ...,
     ) -> Model: ...
     def unload(self, model: Model, *, finish: bool = False) -> None:
         """Refuses new requests for it, ends the queued ones with UNAVAILABLE (with `finish`, serves them first), waits
         for the running ones, frees the session."""
     def publish(self, catalog: Catalog) -> None: ...
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None: ...
+    def unregister_shared_memory(self, name: str) -> None: ...
+    def unregister_all_shared_memory(self) -> None: ...
+    def shared_memory(self) -> list[tuple[str, str, int, int]]:
+        """(name, key, offset, byte_size), sorted by name."""
     def snapshot(self) -> Snapshot: ...
     def take_log(self, most: int, /) -> list[tuple[int, str, str]]:
         """The oldest of the runtime's own log lines, at most `most`: (0 verbose .. 4 fatal, where, message). Bounded:

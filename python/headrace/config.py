@@ -196,6 +196,12 @@ class Config:
     reuse_port: bool = _option(
         "Network", False, "SO_REUSEPORT: several servers share the ports (replicas on one host)."
     )
+    allow_client_shm: bool = _option(
+        "Network",
+        False,
+        "Clients may name POSIX shared memory of this host that holds inputs and takes outputs; the server reads and "
+        "writes any that its user may open.",
+    )
     io_threads: int = _option("Network", 1, "Event loops, each in a thread of its own.", minimum=1, maximum=64)
 
     lanes: int = _option(
@@ -247,6 +253,7 @@ class Config:
     max_name_bytes: int = _count(1024, "Length of one name in a request.", _INVALID, 1 << 16)
     max_dims: int = _count(32, "Dimensions of one tensor.", _INVALID, 255)
     max_parameters: int = _count(256, "Parameters of one request, input or output.", _INVALID, 1 << 16)
+    max_shm_regions: int = _count(1024, "Regions of shared memory that clients have registered.", _EXHAUSTED, 1 << 20)
     write_stall_seconds: float = _seconds("Limits", 30.0, "Output waits and the peer reads none of it.", "closed")
     message_stall_seconds: float = _seconds("Limits", 30.0, "Half a request and not one more byte.", "closed")
     message_whole_seconds: float = _seconds("Limits", 300.0, "From a request's first byte to its last.", "closed")

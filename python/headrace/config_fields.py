@@ -59,7 +59,7 @@ FIELDS: dict[str, Row] = {
     "output.name": Row(_A, "as input"),
     "output.data_type": Row(_A, "as input"),
     "output.dims": Row(_A, "as input"),
-    "output.label_filename": Row(_W, "classification by the server is not offered"),
+    "output.label_filename": Row(_A, "names of classes for the classification extension, inside the model's folder"),
     "output.reshape": Row(_R, _SHAPE),
     "output.is_shape_tensor": Row(_R, _SUCH),
     "output.is_non_linear_format_io": Row(_R, _SUCH),

@@ -133,6 +133,7 @@ def limits_of(config: Config) -> "Limits":
         "idle_seconds": config.idle_seconds,
         "pool_bytes": config.pool_bytes,
         "pool_retain_bytes": config.pool_retain_bytes,
+        "max_shared_regions": config.max_shm_regions if config.allow_client_shm else 0,
     }
 
 
@@ -185,8 +186,10 @@ class Engine:
         model_dir: Path,
         session: "SessionOptions",
         batching: "BatchingOptions",
+        labels: Mapping[str, Sequence[str]],
     ) -> Model:
-        """Loads one version on a thread of its own; raises with the runtime's words if it cannot be served."""
+        """Loads one version on a thread of its own; raises with the runtime's words if it cannot be served. `labels`:
+        of classes, by output."""
         call = partial(
             self.core.load,
             name=name,
@@ -196,6 +199,7 @@ class Engine:
             model_dir=str(model_dir),
             session=session,
             batching=batching,
+            labels=labels,
         )
         try:
             with _translated():
@@ -243,6 +247,26 @@ class Engine:
         """From now on requests are traced so: model -> sampler or None, "" for all models that are not named."""
         self._samplers = dict(samplers) if any(samplers.values()) else {}
         self.publish(self._rows)
+
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Makes `byte_size` bytes from `offset` of the POSIX shared memory object `key` known as `name`.
+
+        PermissionDenied without --allow-client-shm. AlreadyExists, ResourceExhausted (too many), NotFound (no such
+        object), InvalidArgument (a key of another form, a region that ends behind the object).
+        """
+        with _translated():
+            self.core.register_shared_memory(name, key, offset, byte_size)
+
+    def unregister_shared_memory(self, name: str) -> None:
+        """Forgets the region `name` ("": all of them); requests that use it go on with it."""
+        if name:
+            self.core.unregister_shared_memory(name)
+        else:
+            self.core.unregister_all_shared_memory()
+
+    def shared_memory(self) -> list[tuple[str, str, int, int]]:
+        """(name, key, offset, byte_size) of each region, sorted by name."""
+        return self.core.shared_memory()
 
     def snapshot(self) -> "Snapshot":
         """Counters of now."""

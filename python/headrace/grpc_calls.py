@@ -90,6 +90,12 @@ class Answerer:
             _INFERENCE + "RepositoryModelUnload": Answerer._model_unload,
             _INFERENCE + "TraceSetting": Answerer._trace_setting,
             _INFERENCE + "LogSettings": Answerer._log_settings,
+            _INFERENCE + "SystemSharedMemoryStatus": Answerer._shm_status,
+            _INFERENCE + "SystemSharedMemoryRegister": Answerer._shm_register,
+            _INFERENCE + "SystemSharedMemoryUnregister": Answerer._shm_unregister,
+            _INFERENCE + "CudaSharedMemoryStatus": Answerer._cuda_shm_status,
+            _INFERENCE + "CudaSharedMemoryRegister": Answerer._cuda_shm_register,
+            _INFERENCE + "CudaSharedMemoryUnregister": Answerer._cuda_shm_unregister,
             f"/{_proto.HEALTH_SERVICE}/Check": Answerer._health_check,
         }
         self._streams: dict[str, Callable[[Answerer, Stream], Awaitable[None]]] = {
@@ -128,6 +134,34 @@ class Answerer:
     async def _server_metadata(self, _request: Any) -> Any:
         about = self._service.server_metadata()
         return _proto.ServerMetadataResponse(name=about.name, version=about.version, extensions=about.extensions)
+
+    # --- Shared memory of clients
+
+    async def _shm_status(self, request: Any) -> Any:
+        response = _proto.SystemSharedMemoryStatusResponse()
+        for name, key, offset, byte_size in self._service.shared_memory(request.name):
+            region = response.regions[name]
+            region.name, region.key, region.offset, region.byte_size = name, key, offset, byte_size
+        return response
+
+    async def _shm_register(self, request: Any) -> Any:
+        self._service.register_shared_memory(request.name, request.key, request.offset, request.byte_size)
+        return _proto.SystemSharedMemoryRegisterResponse()
+
+    async def _shm_unregister(self, request: Any) -> Any:
+        self._service.unregister_shared_memory(request.name)
+        return _proto.SystemSharedMemoryUnregisterResponse()
+
+    async def _cuda_shm_status(self, request: Any) -> Any:
+        self._service.cuda_shared_memory(request.name)
+        return _proto.CudaSharedMemoryStatusResponse()
+
+    async def _cuda_shm_register(self, request: Any) -> Any:
+        self._service.register_cuda_shared_memory(request.name)
+        return _proto.CudaSharedMemoryRegisterResponse()
+
+    async def _cuda_shm_unregister(self, _request: Any) -> Any:
+        return _proto.CudaSharedMemoryUnregisterResponse()  # there are none, so they are as gone as can be
 
     async def _health_check(self, request: Any) -> Any:
         status = _proto.HealthCheckResponse

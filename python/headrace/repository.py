@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace import model_config
+from headrace import labels, model_config
 from headrace.config import Config
 from headrace.errors import HeadraceError, InvalidArgument, NotFound, ResourceExhausted, StartError
 from headrace.layout import MODEL_NAME, Target, look, scan, targets
@@ -346,6 +346,8 @@ class Repository:
         if target.file is None or target.settings is None or target.version is None:
             return None
         settings = target.settings
+        has_labels = any(output.label_filename for output in settings.message.output)
+        class_labels = await asyncio.to_thread(labels.read, settings, target.folder) if has_labels else {}
         model = await self._engine.load(
             name=target.name,
             version=target.version,
@@ -354,6 +356,7 @@ class Repository:
             model_dir=target.folder.resolve(),
             session=settings.session,
             batching=settings.batching,
+            labels=class_labels,
         )
         try:
             for warning in model_config.check_signature(settings, model):

@@ -34,8 +34,9 @@ __all__ = [
 ]
 
 Parameters = Mapping[str, bool | int | str | bytes | None]  # of a load or unload request
-# Of the protocol's extensions, those that work, in Triton's order.
+# Of the protocol's extensions, those that always work, in Triton's order.
 EXTENSIONS = (
+    "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "model_configuration",
@@ -191,7 +192,10 @@ class Service:
 
     def server_metadata(self) -> ServerDescription:
         """Name, version, and the extensions of the protocol that work."""
-        return ServerDescription("headrace", self.version, EXTENSIONS)
+        extensions = list(EXTENSIONS)
+        if self._config.allow_client_shm:
+            extensions.insert(extensions.index("model_configuration") + 1, "system_shared_memory")
+        return ServerDescription("headrace", self.version, tuple(extensions))
 
     def model_ready(self, name: str, version: str) -> bool:
         """False while it loads, during a drain, after an unload, and for a model that is not known (as Triton answers).
@@ -328,6 +332,41 @@ class Service:
     def update_log_settings(self, changes: Mapping[str, bool | int | str | None]) -> dict[str, bool | int | str]:
         """Sets these (None: as at the start), all or none, and returns all. InvalidArgument: what cannot be set."""
         return self._log.update(changes)
+
+    # --- Shared memory of clients
+
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Makes a region of POSIX shared memory known. As Engine.register_shared_memory."""
+        self._engine.register_shared_memory(name, key, offset, byte_size)
+
+    def unregister_shared_memory(self, name: str) -> None:
+        """Forgets the region `name`, or all ("")."""
+        self._require_shared_memory()
+        self._engine.unregister_shared_memory(name)
+
+    def shared_memory(self, name: str) -> list[tuple[str, str, int, int]]:
+        """(name, key, offset, byte_size) of the region `name`, or of all (""). NotFound."""
+        self._require_shared_memory()
+        regions = [region for region in self._engine.shared_memory() if name in ("", region[0])]
+        if name and not regions:
+            raise NotFound(f"shared memory region '{name}' is not registered")
+        return regions
+
+    def register_cuda_shared_memory(self, name: str) -> None:
+        """Unimplemented: this server has no CUDA device."""
+        raise Unimplemented(
+            f"CUDA shared memory region '{name}' cannot be registered: this server runs models on the CPU; use system "
+            "shared memory (--allow-client-shm)"
+        )
+
+    def cuda_shared_memory(self, name: str) -> None:
+        """There is none: NotFound for a `name`."""
+        if name:
+            raise NotFound(f"CUDA shared memory region '{name}' is not registered")
+
+    def _require_shared_memory(self) -> None:
+        if not self._config.allow_client_shm:
+            raise PermissionDenied("shared memory of clients is not used: start the server with --allow-client-shm")
 
 
 def _refuse_repository(repository: str) -> None:

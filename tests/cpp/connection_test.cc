@@ -88,7 +88,7 @@ TEST_F(ConnectionTest, EveryRefusalHasItsStatusAndTheNextCallIsServed) {
             "3 input 'x' of model 'm' has a batch of 9 (dimension 0); the model takes 1 to 8 (max_batch_size)");
   EXPECT_EQ(status(*peer, call(InferText{.outputs = {"a"}}({1}))),
             "3 model 'm' has no output 'a'; its outputs are: 'y', 'z'");
-  EXPECT_EQ(status(*peer, call(InferText{.input_parameter = "shared_memory_region"}({1}))).substr(0, 3), "12 ");
+  EXPECT_EQ(status(*peer, call(InferText{.input_parameter = "shared_memory_region"}({1}))).substr(0, 2), "3 ");
   EXPECT_EQ(status(*peer, call("\xff\xff\xff")).substr(0, 2), "3 ");
   EXPECT_EQ(status(*peer, peer->client.call("/inference.GRPCInferenceService/Nothing", "")),
             "12 method /inference.GRPCInferenceService/Nothing is not served here");

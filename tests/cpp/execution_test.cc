@@ -6,8 +6,10 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 #include <vector>
 
+#include "shared_object.h"
 #include "trial_session.h"
 
 namespace headrace {
@@ -60,7 +62,7 @@ class ExecutionTest : public ::testing::Test, protected Ledger, private RunObser
   Pool pool_{PoolOptions{}};
   Trial trial_;
   TrialSession session_{trial_};
-  Runnable runnable_{&session_, true, {"y", "z"}, this};
+  Runnable runnable_{&session_, true, {"y", "z"}, this, {}};
   Dispatcher dispatcher_{1};
   Dispatcher::Entry* entry_ = nullptr;
   Execution execution_{0, pool_, clock_};
@@ -272,6 +274,36 @@ TEST_F(ExecutionTest, AModelThatIsNotBatchedGivesItsOutputsWhole) {
   run();
   EXPECT_TRUE(of(a).status.ok());
   EXPECT_EQ(of(a).outputs, (std::vector<Values>{{2, 4}, {-1, -2}}));
+}
+
+// The lane does what requests ask of their outputs; one that cannot have it leaves the others' answers alone.
+TEST_F(ExecutionTest, OutputsAreBroughtToWhatWasAskedOfThem) {
+  const testing::SharedObject object(100);
+  const auto region = *SharedRegion::open("r", object.key(), 0, 100);
+  Ticket* plain = submit({1});
+  Ticket* shared = submit({2, 3});
+  Ticket* classes = submit({4});
+  Ticket* cramped = submit({5, 6});
+  shared->output_requests.push_back({.output = 0, .region = region, .offset = 8, .bytes = 8});
+  classes->output_requests.push_back({.output = 1, .classes = 1, .region = nullptr});
+  cramped->output_requests.push_back({.output = 0, .region = region, .offset = 50, .bytes = 7});
+  for (Ticket* each : {shared, classes, cramped}) each->asks_more = true;
+  runnable_.output_labels = {{}, {"the_one"}};
+  const std::int64_t unfinished = cramped->time.finished;
+  run();
+  EXPECT_EQ(of(plain).outputs, (std::vector<Values>{{2}, {-1}}));
+  EXPECT_EQ(object.values<std::int32_t>(8, 2), (Values{4, 6}));
+  EXPECT_EQ(shared->output_requests[0].written, 8U);
+  EXPECT_EQ(of(shared).outputs, (std::vector<Values>{{}, {-2, -3}}));
+  const Values strings = of(classes).outputs[1];
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(strings.data()), strings.size() * sizeof(strings[0])),
+            std::string("\14\0\0\0-4:0:the_one", 16));
+  EXPECT_EQ(of(cramped).status.code(), Code::kInvalidArgument);
+  EXPECT_NE(of(cramped).status.message().find("output 'y' takes 8 bytes"), std::string::npos);
+  EXPECT_EQ(cramped->time.finished, unfinished) << "it was not served";
+  ASSERT_EQ(records_.size(), 1U);
+  EXPECT_TRUE(records_[0].ok);
+  EXPECT_EQ(records_[0].tickets, 3U);
 }
 
 }  // namespace

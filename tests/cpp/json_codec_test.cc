@@ -163,6 +163,21 @@ TEST_F(JsonCodec, WritesBinaryOutputsBehindTheJson) {
   EXPECT_EQ(out_.size(), head.size() + 3 + large.size());
 }
 
+TEST_F(JsonCodec, SaysWhereAnOutputIsInSharedMemory) {
+  Tensor written = tensor<std::uint8_t>(DType::kUint8, {1, 2, 3});
+  written.block.reset();
+  written.size = 0;
+  ASSERT_TRUE(
+      encode({{"a", &written, {"r", 8, 3}}, {"b", &written, {"\"", 0, 3}}}, {OutputForm::kText, OutputForm::kBinary})
+          .ok());
+  EXPECT_EQ(whole(), R"({"model_name":"m","model_version":"1","outputs":[)"
+                     R"({"name":"a","datatype":"UINT8","shape":[3],"parameters":{"shared_memory_region":"r",)"
+                     R"("shared_memory_byte_size":3,"shared_memory_offset":8}},)"
+                     R"({"name":"b","datatype":"UINT8","shape":[3],"parameters":{"shared_memory_region":"\"",)"
+                     R"("shared_memory_byte_size":3}}]})");
+  EXPECT_EQ(json_bytes_, 0U);
+}
+
 TEST_F(JsonCodec, EscapesAnyText) {
   EXPECT_EQ(json_error("a \"b\"\\\n"), R"({"error":"a \"b\"\\\n"})");
   EXPECT_EQ(json_error("\xFF"

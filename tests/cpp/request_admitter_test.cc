@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "front_fixture.h"
+#include "shared_object.h"
 
 namespace headrace::testing {
 namespace {
@@ -54,7 +55,7 @@ class RequestAdmitterTest : public FrontTest {
     ticket_.clear();
     found_ = nullptr;
     NumbersSource source(request_, block_, charge_, values);
-    const Status status = admitter_.admit(*engine_->catalog(), source, engine_->pool(), ticket_, found_);
+    const Status status = admitter_.admit(*engine_->catalog(), source, *engine_, ticket_, found_);
     asked_ = source.asked;
     return status;
   }
@@ -155,14 +156,7 @@ TEST_F(RequestAdmitterTest, ATimeoutCountsWhereTheModelAllowsItAndOnlyIfItIsShor
   EXPECT_EQ(ticket_.timeout, kMillisecond);
 }
 
-TEST_F(RequestAdmitterTest, WhatIsNotServedIsRefusedByName) {
-  for (const char* name :
-       {"shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification"}) {
-    const wire::Parameter parameter{name, true};
-    request_.inputs[0].parameters = {&parameter, 1};
-    EXPECT_EQ(admit().to_string(), std::string("UNIMPLEMENTED: parameter '") + name +
-                                       "' of tensor 'x' asks for something that this server does not do; leave it out");
-  }
+TEST_F(RequestAdmitterTest, OtherParametersOfTensorsMeanNothing) {
   const wire::Parameter other{"other", true};
   request_.inputs[0].parameters = {&other, 1};
   EXPECT_TRUE(admit().ok());
@@ -172,6 +166,106 @@ TEST_F(RequestAdmitterTest, AnUnknownModelIsNotCountedAgainstAnybody) {
   request_.model_name = "n";
   EXPECT_EQ(admit().code(), Code::kNotFound);
   EXPECT_EQ(found_, nullptr);
+}
+
+// Clients' shared memory: what a request says of it, and the region "r" in it.
+class SharedRequestTest : public RequestAdmitterTest {
+ protected:
+  void SetUp() override {
+    engine_options_.max_shared_regions = 4;
+    engine_options_.max_message_bytes = 1000;
+    RequestAdmitterTest::SetUp();
+    ASSERT_TRUE(engine_->shared_regions().add("r", object_.key(), 0, 1000).ok());
+  }
+  void in_memory(std::uint64_t offset, std::uint64_t bytes, std::string_view region = "r") {
+    place_ = {{"shared_memory_region", region}, {"shared_memory_offset", offset}, {"shared_memory_byte_size", bytes}};
+    request_.inputs[0].parameters = place_;
+  }
+  void want(std::vector<wire::Parameter> parameters) {
+    wanted_ = std::move(parameters);
+    request_.outputs.emplace_back();
+    request_.outputs.back().name = "y";
+    request_.outputs.back().parameters = wanted_;
+  }
+  const SharedObject object_{2000};
+  std::vector<wire::Parameter> place_;
+  std::vector<wire::Parameter> wanted_;
+};
+
+TEST_F(SharedRequestTest, AnInputIsCopiedOutOfSharedMemory) {
+  object_.put_values<std::int32_t>(100, {7, 8});
+  in_memory(100, 8);
+  ASSERT_TRUE(admit().ok());
+  EXPECT_TRUE(asked_.empty());
+  object_.put_values<std::int32_t>(100, {0, 0});
+  EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{7, 8}))
+      << "what the client does to its memory then is its own affair";
+  EXPECT_EQ(ticket_.shared_charge.bytes(), 8U);
+  EXPECT_EQ(engine_->budget().charged(), 8U);
+}
+
+TEST_F(SharedRequestTest, WhatIsWrongWithAnInputIsNamed) {
+  in_memory(0, 8, "q");
+  EXPECT_EQ(admit().to_string(), "NOT_FOUND: input 'x': shared memory region 'q' is not registered");
+  in_memory(993, 8);
+  EXPECT_EQ(admit().to_string(),
+            "INVALID_ARGUMENT: input 'x': offset 993 and byte size 8 go beyond the end of shared "
+            "memory region 'r', which has 1000 bytes");
+  in_memory(0, 12);
+  EXPECT_EQ(admit().to_string(), "INVALID_ARGUMENT: input 'x' of model 'm' has 12 bytes; shape [2,1] of INT32 takes 8");
+  in_memory(0, 1001);
+  EXPECT_EQ(admit().code(), Code::kResourceExhausted);
+  EXPECT_NE(admit().message().find("--max-request-bytes"), std::string::npos);
+  in_memory(0, 8);
+  object_.resize(5);
+  EXPECT_NE(admit().message().find("has become smaller"), std::string::npos);
+  object_.resize(2000);
+  request_.inputs[0].has_contents = true;
+  EXPECT_NE(admit().message().find("send one of the two"), std::string::npos);
+  request_.inputs[0].has_contents = false;
+  EXPECT_TRUE(admit().ok());
+}
+
+TEST_F(SharedRequestTest, WhatIsAskedOfOutputsIsNoted) {
+  want({{"shared_memory_region", std::string_view("r")}, {"shared_memory_byte_size", std::int64_t{40}}});
+  ASSERT_TRUE(admit().ok());
+  ASSERT_EQ(ticket_.output_requests.size(), 1U);
+  EXPECT_EQ(ticket_.output_requests[0].output, 0U);
+  EXPECT_EQ(ticket_.output_requests[0].region->name(), "r");
+  EXPECT_EQ(ticket_.output_requests[0].bytes, 40U);
+  EXPECT_EQ(ticket_.output_requests[0].classes, 0U);
+  request_.outputs.clear();
+  want({{"classification", std::int64_t{2}}});
+  ASSERT_TRUE(admit().ok());
+  ASSERT_EQ(ticket_.output_requests.size(), 1U);
+  EXPECT_EQ(ticket_.output_requests[0].classes, 2U);
+  EXPECT_EQ(ticket_.output_requests[0].region, nullptr);
+  request_.outputs.push_back(request_.outputs[0]);
+  EXPECT_EQ(admit().to_string(), "INVALID_ARGUMENT: output 'y' is asked for twice");
+  request_.outputs.clear();
+  want({{"other", true}});
+  ASSERT_TRUE(admit().ok());
+  EXPECT_TRUE(ticket_.output_requests.empty());
+}
+
+TEST_F(SharedRequestTest, WhatIsWrongWithAnOutputIsNamed) {
+  want({{"shared_memory_region", std::string_view("q")}, {"shared_memory_byte_size", std::int64_t{40}}});
+  EXPECT_EQ(admit().to_string(), "NOT_FOUND: output 'y': shared memory region 'q' is not registered");
+  request_.outputs.clear();
+  want({{"shared_memory_region", std::string_view("r")}, {"shared_memory_byte_size", std::int64_t{1001}}});
+  EXPECT_EQ(admit().code(), Code::kInvalidArgument);
+  request_.outputs.clear();
+  want({{"classification", std::int64_t{0}}});
+  EXPECT_EQ(admit().code(), Code::kInvalidArgument);
+}
+
+TEST_F(RequestAdmitterTest, WithoutTheFlagSharedMemoryIsRefused) {
+  const wire::Parameter place[] = {{"shared_memory_region", std::string_view("r")},
+                                   {"shared_memory_byte_size", std::int64_t{8}}};
+  request_.inputs[0].parameters = place;
+  const Status refused = admit();
+  EXPECT_EQ(refused.code(), Code::kPermissionDenied);
+  EXPECT_NE(refused.message().find("--allow-client-shm"), std::string::npos);
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ class RequestDecoderTest : public FrontTest {
     ticket_.clear();
     found_ = nullptr;
     if (Status status = decoder_.decode(message_, {}); !status.ok()) return status;
-    return decoder_.admit(*engine_->catalog(), message_, engine_->pool(), ticket_, found_);
+    return decoder_.admit(*engine_->catalog(), message_, *engine_, ticket_, found_);
   }
   void TearDown() override {
     ticket_.clear();

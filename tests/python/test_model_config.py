@@ -198,7 +198,6 @@ def test_threads_stay_within_the_cores() -> None:
             'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }',
             "optimization.execution_accelerators 'tensorrt'",
         ),
-        ('output { name: "y" label_filename: "labels.txt" }', "output 'y'.label_filename"),
     ],
 )
 def test_what_has_no_effect_is_warned_of_by_name(text: str, named: str) -> None:

@@ -169,6 +169,7 @@ class Engine:
     def __init__(self) -> None:
         self.loaded: list[str] = []
         self.unloaded: list[str] = []
+        self.labels: dict[str, dict[str, list[str]]] = {}
         self.most = 0
         self.settled = False
         self._now = 0
@@ -183,6 +184,7 @@ class Engine:
         if spec["name"].startswith("worse"):
             raise ZeroDivisionError
         self.loaded.append(spec["name"])
+        self.labels[spec["name"]] = spec["labels"]
         tensors = [{"name": "x", "datatype": "FP32", "shape": [-1], "optional": False}]
         return SimpleNamespace(
             name=spec["name"], inputs=tensors, outputs=tensors, max_batch_size=0, batching_reason="because"
@@ -204,6 +206,18 @@ def load(root: Path, **flags: object) -> tuple[Repository, Router, Engine, list[
     repository = Repository(cast(Any, engine), router, settings)
     asyncio.run(repository.load_initial() if "load_model" in flags else repository.load_all())
     return repository, router, engine, published
+
+
+def test_labels_go_with_the_model_and_a_missing_file_is_its_fault(tmp_path: Path) -> None:
+    text = 'output { name: "x" label_filename: "names.txt" }'
+    put(tmp_path, "good/1/model.onnx", "good/config.pbtxt", "lost/1/model.onnx", "lost/config.pbtxt", text=text)
+    (tmp_path / "good/names.txt").write_text("cat\ndog\n")
+    _, router, engine, _ = load(tmp_path)
+    states = {version.name: (version.state, version.reason) for version in router.versions}
+    assert states["good"] == (State.READY, "")
+    assert engine.labels == {"good": {"x": ["cat", "dog"]}}
+    assert states["lost"][0] is State.UNAVAILABLE
+    assert "names.txt cannot be read: No such file" in states["lost"][1]
 
 
 def test_one_broken_model_stops_no_other(tmp_path: Path) -> None:

@@ -261,3 +261,52 @@ def test_settings_of_a_model_that_is_not_there() -> None:
     with pytest.raises(NotFound):
         one.update_trace_settings("unknown", {"trace_rate": ["1"]})
     assert one.update_log_settings({})["log_info"] is True
+
+
+class Regions:
+    """The engine's half of shared memory."""
+
+    def __init__(self) -> None:
+        self.regions = [("a", "/k", 0, 10), ("b", "/k", 10, 20)]
+        self.gone: list[str] = []
+
+    def register_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        self.regions.append((name, key, offset, byte_size))
+
+    def unregister_shared_memory(self, name: str) -> None:
+        self.gone.append(name)
+
+    def shared_memory(self) -> list[tuple[str, str, int, int]]:
+        return self.regions
+
+
+def test_shared_memory_is_listed_and_forgotten() -> None:
+    made, engine = service(allow_client_shm=True), Regions()
+    made._engine = cast(Any, engine)
+    assert "system_shared_memory" in made.server_metadata().extensions
+    made.register_shared_memory("c", "/l", 1, 2)
+    assert made.shared_memory("c") == [("c", "/l", 1, 2)]
+    assert [row[0] for row in made.shared_memory("")] == ["a", "b", "c"]
+    with pytest.raises(NotFound, match="'d'"):
+        made.shared_memory("d")
+    made.unregister_shared_memory("a")
+    made.unregister_shared_memory("")
+    assert engine.gone == ["a", ""]
+
+
+def test_shared_memory_is_off_until_a_flag_allows_it() -> None:
+    made = service()
+    assert "system_shared_memory" not in made.server_metadata().extensions
+    assert "classification" in made.server_metadata().extensions
+    for call in (made.shared_memory, made.unregister_shared_memory):
+        with pytest.raises(PermissionDenied, match="--allow-client-shm"):
+            call("")
+
+
+def test_there_is_no_cuda_shared_memory() -> None:
+    made = service()
+    with pytest.raises(Unimplemented, match="CUDA shared memory region 'c' cannot be registered"):
+        made.register_cuda_shared_memory("c")
+    made.cuda_shared_memory("")
+    with pytest.raises(NotFound, match="'c'"):
+        made.cuda_shared_memory("c")

@@ -45,7 +45,11 @@ PYTHON = (
         "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought",
     ),
     Floor(3, ("model_config",), "config.pbtxt, and what the model completes of it"),
-    Floor(4, ("router", "layout"), "names, versions, labels -> the catalog that the core resolves | what is on disk"),
+    Floor(
+        4,
+        ("router", "layout", "labels"),
+        "names, versions, labels -> the catalog that the core resolves | what is on disk | names of classes",
+    ),
     Floor(5, ("repository", "rollout"), "what is on disk -> what is served"),
     Floor(6, ("service",), "every operation, neutral of protocol"),
     Floor(7, ("grpc_calls",), "gRPC's messages <-> the service"),

@@ -27,12 +27,13 @@ NATIVE_SUITES = {
     "conformance",
     "engine_unload",
     "grpc_pause",
+    "infer_response",
     "infer_stream_ends",
     "ort_types",
     "pool_waste",
     "scheduler_ends",
 }
-PYTHON_SUITES = {"core"}
+PYTHON_SUITES = {"core", "shared_memory"}
 BASE_FILES = {"error", "clock", "sync", "check"}
 SILENT_FLOORS = ("base", "memory", "wire", "backend", "batching", "schedule", "engine", "front")
 LOUD = re.compile(

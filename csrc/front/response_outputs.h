@@ -1,0 +1,16 @@
+// The outputs of a ticket that has come back, as the protocols' encoders take them.
+#pragma once
+
+#include <vector>
+
+#include "batching/request.h"
+#include "engine/model.h"
+#include "wire/infer_codec.h"
+
+namespace headrace {
+
+// Fills `outputs` (cleared first) with what the ticket's caller asked for, in the signature's order. They are views of
+// the ticket and the model.
+void list_outputs(const Ticket& ticket, const Model& model, std::vector<wire::ResponseOutput>& outputs);
+
+}  // namespace headrace
