@@ -1,9 +1,15 @@
 #include "front/request_decoder.h"
 
+#include <cstdint>
+
 #include "front/tensor_parameters.h"
 
 namespace headrace {
 namespace {
+
+// A request that names bytes is short whatever their number: a thousand come in one read, and all are copied in its
+// step.
+constexpr std::uint64_t kHeavySharedBytes = 1 << 10;
 
 // Typed contents are protobuf's.
 class ProtobufSource final : public RequestSource {
@@ -25,7 +31,7 @@ bool RequestDecoder::heavy() const {
   for (const wire::WireInput& input : request_.inputs) {
     if (input.raw && input.datatype == "BYTES") bytes += input.raw->size();
   }
-  return bytes > kHeavyBytes || shared_input_bytes(request_) > kHeavyBytes;
+  return bytes > kHeavyBytes || shared_input_bytes(request_) > kHeavySharedBytes;
 }
 
 Status RequestDecoder::admit(const Catalog& catalog, wire::Message& message, Engine& engine, Ticket& ticket,

@@ -3,6 +3,7 @@
 import gzip
 import re
 from collections.abc import Callable
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,37 @@ def logged_calls(server: ServerProcess) -> None:
         plug.close()
 
 
+def shared_calls(server: ServerProcess) -> None:
+    """A thousand calls in one read, each of which names bytes in shared memory: few enough for the loop, and more."""
+    region = shared_memory.SharedMemory(create=True, size=MIB)
+    window = frame(WINDOW_UPDATE, payload=(MIB).to_bytes(4, "big"))
+    try:
+        with Peer(server.grpc) as peer:
+            register = service_pb2.SystemSharedMemoryRegisterRequest(name="r", key=region.name, byte_size=MIB)
+            path = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
+            assert peer.ask(path, register.SerializeToString()).code == 0
+            for size in (1 << 10, 8 << 10, 256 << 10):
+                request = service_pb2.ModelInferRequest(model_name="dynamic_inner")
+                tensor = request.inputs.add(name="x", datatype="FP32", shape=[1, size // 16, 4])
+                tensor.parameters["shared_memory_region"].string_param = "r"
+                tensor.parameters["shared_memory_byte_size"].int64_param = size
+                request.outputs.add(name="total")
+                body = request.SerializeToString()
+                assert peer.ask(INFER, body).code == 0
+                calls = range(1, 2001, 2)
+                sent = (headers(n, INFER) + frame(DATA, n, message(body), END_STREAM) for n in calls)
+                with connect(server.grpc) as plug:
+                    plug.sendall(hello(window, *sent))
+                    heard = b""
+                    while trailers_in(heard) < len(calls):
+                        part = plug.recv(1 << 20)
+                        assert part, "the server ended the connection"
+                        heard += part
+    finally:
+        region.close()
+        region.unlink()
+
+
 def half_sent(server: ServerProcess) -> None:
     """Uploads of one connection, and of hundreds, that end together."""
     with Peer(server.grpc) as other:
@@ -185,7 +217,14 @@ def half_sent(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize(
     ("load", "flags"),
-    [(large_calls, []), (small_calls, []), (logged_calls, ["--access-log"]), (floods, []), (half_sent, [])],
+    [
+        (large_calls, []),
+        (small_calls, []),
+        (logged_calls, ["--access-log"]),
+        (floods, []),
+        (half_sent, []),
+        (shared_calls, ["--allow-client-shm"]),
+    ],
 )
 def test_no_step_is_longer_than_5_ms(
     serve: Serve, all_models: Path, load: Callable[[ServerProcess], None], flags: list[str]
