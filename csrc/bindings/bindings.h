@@ -65,5 +65,6 @@ T optional(const py::dict& options, const char* key, T otherwise) {
 void bind_errors(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_loop(py::module_& module);
+void bind_http_connection(py::module_& module);
 
 }  // namespace headrace::bindings

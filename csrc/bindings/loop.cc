@@ -7,40 +7,17 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/loop_handle.h"
 #include "front/connection.h"
 
 namespace headrace::bindings {
 namespace {
-
-// Work on more bytes than this is worth giving the GIL up for.
-constexpr std::size_t kReleaseGilBytes = 8 << 10;
-
-struct LoopHandle {
-  std::unique_ptr<Loop> loop;
-  py::object buffer;  // memoryview of the loop's read buffer
-  std::thread::id thread;
-
-  // A loop belongs to the thread that made it.
-  Loop& get() {
-    if (std::this_thread::get_id() != thread) {
-      throw std::runtime_error("a headrace._core.Loop may be used only on the thread that made it");
-    }
-    if (loop == nullptr) throw std::runtime_error("this headrace._core.Loop is closed");
-    return *loop;
-  }
-};
 
 struct ConnectionHandle {
   std::shared_ptr<LoopHandle> loop;
   std::uint64_t id = 0;
 
   Connection* find() { return loop->loop == nullptr ? nullptr : loop->get().find(id); }
-};
-
-// A view of a pooled block for as long as Python holds it.
-struct BlockView {
-  Block block;
-  std::span<const std::byte> bytes;
 };
 
 Nanos nanos(const py::dict& limits, const char* key) { return static_cast<Nanos>(required<double>(limits, key) * 1e9); }
@@ -159,11 +136,6 @@ unsigned receive(ConnectionHandle& self, std::span<const std::byte> bytes) {
   if (bytes.size() < kReleaseGilBytes) return connection->receive(bytes);
   py::gil_scoped_release release;
   return connection->receive(bytes);
-}
-
-std::span<const std::byte> as_span(const py::bytes& data) {
-  const std::string_view view(data);
-  return {reinterpret_cast<const std::byte*>(view.data()), view.size()};
 }
 
 // A call on a connection that may be gone: nothing is asked of the caller then.

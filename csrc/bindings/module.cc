@@ -40,6 +40,7 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
   bind_errors(module);
   bind_engine(module);
   bind_loop(module);
+  bind_http_connection(module);
 }
 
 }  // namespace headrace::bindings

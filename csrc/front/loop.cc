@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "front/connection.h"
 #include "front/decode_job.h"
+#include "front/http_connection.h"
 
 namespace headrace {
 namespace {
@@ -78,6 +79,11 @@ std::uint64_t Loop::connect(std::uint64_t token, std::string peer) {
   return open(*slot, std::make_unique<Connection>(*this, id, token, std::move(peer)));
 }
 
+std::uint64_t Loop::connect_http(std::uint64_t token, std::string peer) {
+  const auto [id, slot] = take_slot();
+  return open(*slot, std::make_unique<HttpConnection>(*this, id, token, std::move(peer)));
+}
+
 Endpoint* Loop::endpoint(std::uint64_t id) {
   if (slot_of(id) >= slots_.size()) return nullptr;
   Slot& entry = slots_[slot_of(id)];
@@ -85,6 +91,8 @@ Endpoint* Loop::endpoint(std::uint64_t id) {
 }
 
 Connection* Loop::find(std::uint64_t id) { return static_cast<Connection*>(endpoint(id)); }
+
+HttpConnection* Loop::find_http(std::uint64_t id) { return static_cast<HttpConnection*>(endpoint(id)); }
 
 void Loop::disconnect(std::uint64_t id) {
   if (endpoint(id) == nullptr) return;

@@ -17,6 +17,8 @@
 #include "engine/completions.h"
 #include "engine/engine.h"
 #include "front/endpoint.h"
+#include "front/http_answer.h"
+#include "front/http_decoder.h"
 #include "front/request_decoder.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
@@ -24,6 +26,7 @@
 namespace headrace {
 
 class Connection;
+class HttpConnection;
 
 struct LoopOptions {
   wire::GrpcLimits grpc;
@@ -93,8 +96,10 @@ class Loop {
 
   // Connections are named by slot and generation, so that a completion for one that is gone finds nothing.
   std::uint64_t connect(std::uint64_t token, std::string peer);
+  std::uint64_t connect_http(std::uint64_t token, std::string peer);
   Endpoint* endpoint(std::uint64_t id);
-  Connection* find(std::uint64_t id);  // of connect()
+  Connection* find(std::uint64_t id);           // of connect()
+  HttpConnection* find_http(std::uint64_t id);  // of connect_http()
   void disconnect(std::uint64_t id);
   std::size_t connections() const { return open_connections_; }
 
@@ -132,6 +137,7 @@ class Loop {
  private:
   friend class Connection;
   friend class InferStream;
+  friend class HttpConnection;
 
   struct Slot {
     std::unique_ptr<Endpoint> endpoint;
@@ -191,6 +197,8 @@ class Loop {
   wire::OutMessage out_;
   std::vector<wire::ResponseOutput> response_outputs_;
   std::vector<wire::ResponseParameter> response_parameters_;
+  HttpDecoder http_decoder_;
+  HttpResult http_result_;
 };
 
 }  // namespace headrace

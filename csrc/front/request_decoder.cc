@@ -1,15 +1,9 @@
 #include "front/request_decoder.h"
 
-#include <cstdint>
-
 #include "front/tensor_parameters.h"
 
 namespace headrace {
 namespace {
-
-// A request that names bytes is short whatever their number: a thousand come in one read, and all are copied in its
-// step.
-constexpr std::uint64_t kHeavySharedBytes = 1 << 10;
 
 // Typed contents are protobuf's.
 class ProtobufSource final : public RequestSource {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "base/error.h"
 #include "front/request_admitter.h"
@@ -15,6 +16,9 @@ class RequestDecoder {
  public:
   // Work on more bytes than this, one by one, is not for an event loop.
   static constexpr std::size_t kHeavyBytes = std::size_t{256} << 10;
+  // A request that names bytes of shared memory is short whatever their number: a thousand come in one read, and all
+  // are copied in its step.
+  static constexpr std::uint64_t kHeavySharedBytes = 1 << 10;
 
   // Reads the message in place; what admit() uses are views into it.
   Status decode(const wire::Message& message, const wire::InferLimits& limits);

@@ -143,8 +143,15 @@ class GrpcConnection {
 // What a call gets that comes while `waiting` bytes of answers wait on its connection, over max_output_bytes.
 Status output_refusal(std::size_t waiting, std::size_t max_output_bytes);
 
-// Inflates a compressed message into one pooled block, never past `max_bytes` (RESOURCE_EXHAUSTED names the limit);
-// broken data is INTERNAL, as gRPC says. Runs on a worker, not on a loop.
-Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& pool, InflightBudget& budget);
+// What a door's callers get for a message that is too large or broken once inflated. The defaults are gRPC's.
+struct InflateCodes {
+  Code over = Code::kResourceExhausted;
+  Code broken = Code::kInternal;
+};
+
+// Inflates a compressed message into one pooled block, never past `max_bytes` (the refusal names the limit). Runs on a
+// worker, not on a loop.
+Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& pool, InflightBudget& budget,
+                        InflateCodes codes = {});
 
 }  // namespace headrace::wire

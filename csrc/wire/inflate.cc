@@ -15,16 +15,17 @@ struct Inflater {
   ~Inflater() { inflateEnd(&stream); }
 };
 
-Status too_large(std::size_t max_bytes) {
-  return resource_exhausted("the message is over the limit of " + std::to_string(max_bytes) +
-                            " bytes after inflating (--max-request-bytes): send less at once, or raise the limit");
+Status too_large(std::size_t max_bytes, Code code) {
+  return {code, "the message is over the limit of " + std::to_string(max_bytes) +
+                    " bytes after inflating (--max-request-bytes): send less at once, or raise the limit"};
 }
 
 }  // namespace
 
-Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& pool, InflightBudget& budget) {
+Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& pool, InflightBudget& budget,
+                        InflateCodes codes) {
   HEADRACE_CHECK(message.encoding != Encoding::kIdentity);
-  if (message.bytes.size() > std::numeric_limits<uInt>::max()) return too_large(max_bytes);
+  if (message.bytes.size() > std::numeric_limits<uInt>::max()) return too_large(max_bytes, codes.over);
   Inflater inflater;
   z_stream& stream = inflater.stream;
   // 16: a gzip wrapper. "deflate" means zlib's.
@@ -45,7 +46,7 @@ Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& poo
   int result = Z_OK;
   while (result != Z_STREAM_END) {
     const std::size_t room = std::min(Pool::kChargeStep, most + 1 - size);
-    if (room == 0) return too_large(max_bytes);
+    if (room == 0) return too_large(max_bytes, codes.over);
     if (!out.charge.raise(size + room) || !out.block.charge(size + room)) {
       return resource_exhausted("no room to inflate a message of " + std::to_string(message.bytes.size()) +
                                 " bytes: the server has " + std::to_string(budget.charged()) + " of " +
@@ -56,15 +57,15 @@ Result<Message> inflate(const Message& message, std::size_t max_bytes, Pool& poo
     stream.avail_out = static_cast<uInt>(room);
     result = ::inflate(&stream, Z_NO_FLUSH);
     size += room - stream.avail_out;
-    if (size > max_bytes) return too_large(max_bytes);
-    if (result == Z_BUF_ERROR) return internal_error("a compressed message is cut short");
+    if (size > max_bytes) return too_large(max_bytes, codes.over);
+    if (result == Z_BUF_ERROR) return Status(codes.broken, "a compressed message is cut short");
     if (result != Z_OK && result != Z_STREAM_END) {
-      return internal_error(std::string("a message cannot be inflated: ") +
-                            (stream.msg != nullptr ? stream.msg : "it is broken"));
+      return Status(codes.broken, std::string("a message cannot be inflated: ") +
+                                      (stream.msg != nullptr ? stream.msg : "it is broken"));
     }
   }
   if (stream.avail_in != 0) {
-    return internal_error(std::to_string(stream.avail_in) + " bytes follow the end of a compressed message");
+    return Status(codes.broken, std::to_string(stream.avail_in) + " bytes follow the end of a compressed message");
   }
   out.charge.complete();
   out.bytes = {out.block.data(), size};

@@ -1,7 +1,7 @@
 """The native core, as Python sees it. `engine.py` is the only module that imports it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 class CoreError(Exception):
     """A status of the core: `code` is gRPC's number, `message` one sentence for the caller."""
@@ -300,6 +300,55 @@ class Connection:
     @property
     def output_waiting(self) -> int:
         """Bytes of answers that are not taken for writing yet."""
+    @property
+    def open_calls(self) -> int: ...
+
+# (exchange, gRPC code, HTTP status or 0, the answer's bytes or, with a code that is not 0, its sentence)
+HttpAnswer = tuple[int, int, int, Any]
+
+class HttpConnection:
+    """One HTTP/1.1 connection, as far as inference goes. The caller parses HTTP and keeps the order of answers."""
+
+    def __init__(self, loop: Loop, token: int, peer: str, /) -> None: ...
+    def get_buffer(self, sizehint: int, /) -> memoryview:
+        """The loop's read buffer: asyncio.BufferedProtocol's get_buffer."""
+    def receive(self, nbytes: int, number: int, room: int, /) -> int:
+        """`nbytes` have been read into the buffer, and no request of the caller's parser is open. Takes plain
+        inferences, at most `room`, as exchanges `number`, `number` + 1, ... Returns bits | exchanges << 8 |
+        bytes << 32, the last for what is left at the end of the buffer for the caller's parser."""
+    @property
+    def receiving_for(self) -> float | None:
+        """Seconds since an inference began whose body `receive` has not seen the end of; None: there is none."""
+    def begin_body(self, size: int, align_at: int, encoding: int, here: int, /) -> tuple[int, str] | None:
+        """The body of the request that is being read: `size` bytes (-1: not known), `here` of them about to come.
+        `align_at`: offset that is aligned to 64 bytes. `encoding`: 0 none, 1 gzip, 2 deflate. (code, message) when it
+        is refused."""
+    def append_body(self, piece: bytes, /) -> tuple[int, str] | None: ...
+    def drop_body(self) -> None: ...
+    def take_body(self) -> bytes:
+        """A copy of the body, which then counts no longer."""
+    def infer(
+        self,
+        exchange: int,
+        model: str,
+        version: str,
+        body: bytes | None,
+        json_bytes: int,
+        timeout: float,
+        accepts: int,
+        headers: bytes,
+        form: int,
+        /,
+    ) -> int:
+        """Infers with `body`, or with the one that was begun and is whole (None). `json_bytes`: of
+        Inference-Header-Content-Length, -1 without it. `timeout`: seconds, negative for none. `accepts`: an encoding
+        that the answer may have. `headers`: lines for its head. `form`: 0 the Open Inference Protocol's, 1 the
+        same without a head, 2 TensorFlow Serving's. HAS_OUTPUT when `take_answers` has something."""
+    def take_answers(self) -> list[HttpAnswer]: ...
+    def abort_calls(self, code: int, message: str, /) -> int:
+        """Answers every open exchange with this status (drain time is over)."""
+    def lost(self) -> None:
+        """The transport is gone: open exchanges are cancelled, the object is dead."""
     @property
     def open_calls(self) -> int: ...
 

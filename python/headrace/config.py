@@ -202,6 +202,9 @@ class Config:
         "Clients may name POSIX shared memory of this host that holds inputs and takes outputs; the server reads and "
         "writes any that its user may open.",
     )
+    cors_allow_origin: tuple[str, ...] = _option(
+        "Network", (), "A site whose pages may call this server, as https://site[:port]; * is every site."
+    )
     io_threads: int = _option("Network", 1, "Event loops, each in a thread of its own.", minimum=1, maximum=64)
 
     lanes: int = _option(

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -29,11 +28,13 @@ from headrace._core import (
     WANTS_CLOSE,
     Connection,
     CoreError,
+    HttpConnection,
     Model,
     TraceSampler,
 )
 from headrace.config import Config
 from headrace.errors import StartError, from_code
+from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
     from headrace._core import (
@@ -66,6 +67,7 @@ __all__ = [
     "Door",
     "DurationStats",
     "Engine",
+    "HttpConnection",
     "LoopPort",
     "Model",
     "ModelStats",
@@ -299,38 +301,6 @@ class Door(Protocol):
         """Does what the HAS_* and WANTS_CLOSE bits ask for."""
 
 
-class Steps:
-    """CPU time of the loop's thread in what it does, for --measure-steps: the longest callback of each kind ("read",
-    "completions", ...), and the longest turn, which is all that a loop did between two looks at its sockets."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._turn_began = 0
-        self.longest_ns: dict[str, int] = {}
-
-    def run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls `step` as one callback of the loop."""
-        began = time.thread_time_ns()
-        if not self._turn_began:
-            self._turn_began = began
-            self._loop.call_soon(self._end_turn)
-        try:
-            return step(*args, **kwargs)
-        finally:
-            self._note(kind, time.thread_time_ns() - began)
-
-    def _end_turn(self) -> None:
-        self._note("turn", time.thread_time_ns() - self._turn_began)
-        self._turn_began = 0
-
-    def _note(self, kind: str, ns: int) -> None:
-        if ns > self.longest_ns.get(kind, 0):
-            self.longest_ns[kind] = ns
-
-    def __str__(self) -> str:
-        return ", ".join(f"{kind} {ns / 1e6:.3f}" for kind, ns in sorted(self.longest_ns.items()))
-
-
 class LoopPort:
     """What one event loop owns of the core: wake-ups, timers and the logs. Made and used on that loop's thread only."""
 
@@ -383,6 +353,14 @@ class LoopPort:
         """A new connection of the core for `door`, and its token for `disconnect`."""
         self._next_token += 1
         connection = self._core.connect(self._next_token, peer)
+        self._doors[self._next_token] = door
+        self.arm()
+        return self._next_token, connection
+
+    def connect_http(self, door: Door, peer: str) -> tuple[int, HttpConnection]:
+        """The same for HTTP/1.1."""
+        self._next_token += 1
+        connection = HttpConnection(self._core, self._next_token, peer)
         self._doors[self._next_token] = door
         self.arm()
         return self._next_token, connection

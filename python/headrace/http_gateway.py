@@ -1,236 +1,462 @@
-"""HTTP/1.1 on asyncio: `httptools` reads, this answers. For now the two health routes; the rest of the protocol will
-come in at `HttpProtocol._answer`.
+"""HTTP's paths: which operation of the service a request is, and its answer. No transport, no policy.
 
-A readiness that is false is 503 (Triton: 400), because that is what load balancers and people look for.
+Inference is not answered here: `route` names it, and the protocol hands its body to the core. A readiness that is false
+is 503 (Triton: 400), because that is what load balancers and people look for; bodies are those of the Open Inference
+Protocol, where Triton's are empty.
 """
 
 import asyncio
-import json
-from collections.abc import Callable
-from http import HTTPStatus
+import base64
+import binascii
+import dataclasses
+import enum
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
-import httptools
-
+from headrace import http_docs
 from headrace.config import Config
+from headrace.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from headrace.http_generate import Generation
+from headrace.http_message import COMPRESS_BYTES, IDENTITY, Request, Response, compress, inflate
 from headrace.service import Service
 
-__all__ = ["HttpProtocol", "Response", "respond"]
+__all__ = ["MISSING", "Gateway", "Kind", "Route"]
 
-_LINGER_SECONDS = 2.0  # after an answer that ends the connection, this long for the peer to close its side
-_MAX_PIPELINED = 128  # answers of one read; more than that is nobody's honest pipeline
-
-
-class Response:
-    """Status, body and extra headers of one answer."""
-
-    __slots__ = ("body", "headers", "status")
-
-    def __init__(self, status: int, body: bytes = b"", headers: tuple[tuple[str, str], ...] = ()) -> None:
-        self.status = status
-        self.body = body
-        self.headers = headers
-
-    @classmethod
-    def error(cls, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> "Response":
-        """The protocol's error body: {"error": "..."}."""
-        return cls(status, json.dumps({"error": message}).encode(), (("Content-Type", "application/json"), *headers))
-
-    def encode(self, *, head: bool, keep_alive: bool) -> bytes:
-        """The bytes on the wire; a HEAD's answer has the headers of the body and not the body."""
-        lines = [
-            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
-            f"Content-Length: {len(self.body)}",
-            *(f"{name}: {value}" for name, value in self.headers),
-            "Connection: keep-alive" if keep_alive else "Connection: close",
-        ]
-        return "\r\n".join((*lines, "", "")).encode("latin-1") + (b"" if head else self.body)
+Handler = Callable[["Gateway", Request], Response | Awaitable[Response]]
+_FILE = "file:"  # of a load parameter's name
+_HEAVY_BYTES = 256 << 10  # of JSON that Python reads: not on the loop
+_LIGHT_COMPRESSION = 16 << 10  # bytes that are compressed on the loop
 
 
-def respond(service: Service, method: str, path: str) -> Response:
-    """Routes one request. `path` has no query."""
-    routes = {"/v2/health/live": lambda: service.live, "/v2/health/ready": lambda: service.ready}
-    check = routes.get(path)
-    if check is None:
-        return Response.error(404, f"there is nothing at {path}")
-    if method not in ("GET", "HEAD"):
-        return Response.error(405, f"{path} takes GET and HEAD, not {method}", (("Allow", "GET, HEAD"),))
-    return Response(200 if check() else 503)
+class Kind(enum.IntEnum):
+    """Who answers."""
+
+    MISSING = 0  # nobody: 404
+    INFER = 1  # the core
+    GENERATE = 2  # the core, with the body and the answer in another form
+    STREAM = 3  # the same as server-sent events
+    CALL = 4  # a handler, on loop 0
+    INLINE = 5  # a handler that may run on any loop
+    PREDICT = 6  # the core, for POST; a handler for GET
 
 
-class HttpProtocol(asyncio.Protocol):
-    """One connection: keep-alive, pipelining, and a bound on everything that a peer can make us hold."""
+class Route(NamedTuple):
+    """What a path is. `body`: a request without one cannot be meant. `guarded`: not for other sites' pages."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        service: Service,
-        config: Config,
-        on_close: Callable[["HttpProtocol"], None],
-        *,
-        refused: bool = False,
-    ) -> None:
-        """`refused`: there are too many connections, so this one gets a 503."""
-        self._loop = loop
-        self._service = service
-        self._config = config
-        self._on_close = on_close
-        self._refused = refused
-        self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._target = b""
-        self._header_bytes = 0  # read since the last whole request, as long as its header block is not whole
-        self._parsed_bytes = 0  # of the target and the headers that are whole
-        self._body_bytes = 0
-        self._begun = 0.0
-        self._in_request = False
-        self._in_body = False
-        self._ending = False  # our last answer is written
-        self._answers: list[bytes] = []
-        self._last_byte = loop.time()
+    kind: Kind
+    methods: tuple[str, ...] = ()
+    model: str = ""
+    version: str = ""
+    handler: Handler | None = None
+    parts: tuple[str, ...] = ()
+    body: bool = False
+    guarded: bool = False
 
-    # --- The transport's side.
+    @property
+    def allow(self) -> str:
+        """For the Allow header."""
+        return ", ".join((*self.methods, *(("HEAD",) if "GET" in self.methods else ()), "OPTIONS"))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # of a socket: it reads and writes
-        if self._refused:
-            limit = self._config.max_connections
-            self._fail(503, f"there are {limit} connections, and more are not taken (--max-connections)")
-        else:
-            self._arm()
 
-    def data_received(self, data: bytes) -> None:
-        if self._ending:
-            return
-        self._last_byte = self._loop.time()
-        if not self._in_body:
-            self._header_bytes += len(data)
+_READ = ("GET",)
+_POST = ("POST",)
+MISSING = Route(Kind.MISSING)
+
+
+class Gateway:
+    """The routes of one server, and the handlers behind them."""
+
+    def __init__(self, service: Service, config: Config, home: asyncio.AbstractEventLoop) -> None:
+        """`home`: loop 0, where `answer` runs."""
+        self.service = service
+        self.config = config
+        self.home = home
+
+    # --- Routes
+
+    def route(self, target: bytes) -> Route:
+        """What the target of a request line means."""
+        path = target.split(b"?", 1)[0]
+        if path.startswith(b"http://"):  # the absolute form, as proxies send it
+            path = b"/" + path[7:].partition(b"/")[2]
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # answered as if it had not asked, which HTTP allows; on_message_complete ended the connection
-        except httptools.HttpParserError as error:
-            self._fail(400, f"this is not HTTP/1.1: {error}")
+            parts = tuple(unquote_to_bytes(part).decode() for part in path.split(b"/")[1:])
+        except UnicodeDecodeError:
+            return MISSING
+        if len(parts) > 1 and parts[-1] == "":
+            parts = parts[:-1]  # Triton takes no notice of a slash at the end
+        match parts:
+            case ("v2",):
+                return _call(Gateway._server_metadata, parts)
+            case ("v2", "health", "live"):
+                return _inline(Gateway._live, parts)
+            case ("v2", "health", "ready"):
+                return _inline(Gateway._ready, parts)
+            case ("v2", "models", "stats"):
+                return _call(partial(Gateway._statistics, model=""), parts)
+            case ("v2", "models", name, *rest) if name:
+                return _of_model(name, tuple(rest), parts)
+            case ("v2", "trace", "setting"):
+                return _call(Gateway._trace, parts, ("GET", "POST"), guarded=True)
+            case ("v2", "logging"):
+                return _call(Gateway._logging, parts, ("GET", "POST"), guarded=True)
+            case ("v2", "repository", *rest):
+                return _of_repository(tuple(rest), parts)
+            case ("v2", ("systemsharedmemory" | "cudasharedmemory") as kind, *rest):
+                return _of_shared_memory(kind, tuple(rest), parts)
+            case ("v1", "models", *rest) if rest and rest[0]:
+                return _of_version_one(tuple(rest), parts)
+            case ("",):
+                return _inline(Gateway._root, parts)
+            case ("docs",):
+                return _inline(Gateway._docs, parts)
+            case ("openapi.json",):
+                return _call(Gateway._openapi, parts)
+        return MISSING
+
+    def answer_inline(self, route: Route, request: Request) -> Response:
+        """What a route of kind INLINE answers, on any loop."""
+        handler: Any = route.handler
+        answer: Response = handler(self, request)
+        return answer
+
+    async def answer(self, route: Route, request: Request, encoding: int, accepts: int) -> Response | Generation:
+        """What a route of kind CALL answers, or what the core is to infer for GENERATE and STREAM. On loop 0.
+        `encoding`: of the request's body; `accepts`: how the answer may be compressed."""
+        if route.guarded and request.method == "POST":
+            self.check_origin(request)
+        if encoding != IDENTITY:
+            limit = self.config.max_request_bytes
+            inflated = await asyncio.to_thread(inflate, request.body, encoding, limit)
+            if inflated is None:
+                return Response.error(413, f"the body is over the limit of {limit} bytes (--max-request-bytes)")
+            request = dataclasses.replace(request, body=inflated)
+        if len(request.body) > _HEAVY_BYTES:
+            await asyncio.to_thread(request.json)  # kept in the request
+        if route.handler is None:
+            about = self.service.model_metadata(route.model, route.version)
+            return Generation(about, request.json(), stream=route.kind is Kind.STREAM)
+        given = route.handler(self, request)
+        answer = given if isinstance(given, Response) else await given
+        if accepts == IDENTITY or len(answer.body) < COMPRESS_BYTES:
+            return answer
+        if len(answer.body) <= _LIGHT_COMPRESSION:
+            return compress(answer, accepts)
+        return await asyncio.to_thread(compress, answer, accepts)
+
+    # --- The server
+
+    def _live(self, _request: Request) -> Response:
+        return Response.of_json({"live": self.service.live}, 200 if self.service.live else 503)
+
+    def _ready(self, _request: Request) -> Response:
+        ready = self.service.ready
+        return Response.of_json({"ready": ready}, 200 if ready else 503)
+
+    def _server_metadata(self, _request: Request) -> Response:
+        about = self.service.server_metadata()
+        return Response.of_json({"name": about.name, "version": about.version, "extensions": about.extensions})
+
+    def _root(self, _request: Request) -> Response:
+        return Response(307, b"", (("Location", "/docs"),))
+
+    def _docs(self, _request: Request) -> Response:
+        return http_docs.page()
+
+    async def _openapi(self, _request: Request) -> Response:
+        return Response.of_json(await http_docs.document(self.service))
+
+    # --- Models
+
+    def _model_metadata(self, _request: Request, *, model: str, version: str) -> Response:
+        about = self.service.model_metadata(model, version)
+        tensors = {
+            kind: [{"name": t["name"], "datatype": t["datatype"], "shape": t["shape"]} for t in given]
+            for kind, given in (("inputs", about.inputs), ("outputs", about.outputs))
+        }
+        named = {"name": about.name, "versions": about.versions, "platform": about.platform}
+        return Response.of_json({**named, **tensors, "properties": about.properties})
+
+    def _model_ready(self, _request: Request, *, model: str, version: str) -> Response:
+        if self.service.model_ready(model, version):
+            return Response.of_json({"name": model, "ready": True})
+        if not self.service.draining:
+            self.service.model_metadata(model, version)  # it says why not: unknown, or unavailable
+        raise Unavailable(f"model '{model}' is not ready: the server is starting or shutting down")
+
+    def _model_config(self, _request: Request, *, model: str, version: str) -> Response:
+        return Response.of_json(_plain(self.service.model_config(model, version)))
+
+    def _statistics(self, _request: Request, *, model: str, version: str = "") -> Response:
+        return Response.of_json({"model_stats": self.service.model_statistics(model, version)})
+
+    async def _model_status(self, _request: Request, *, model: str, version: str) -> Response:
+        # TensorFlow Serving's.
+        states = {"READY": "AVAILABLE", "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
+        rows = [row for row in await self.service.repository_index() if row.name == model]
+        if version:
+            rows = [row for row in rows if row.version == version]
+        if not rows:
+            raise NotFound(f"model '{model}'{f' version {version}' if version else ''} is not known")
+        status = [
+            {
+                "version": row.version or "0",
+                "state": states.get(row.state, "END"),
+                "status": {"error_code": "UNKNOWN" if row.reason else "OK", "error_message": row.reason},
+            }
+            for row in rows
+        ]
+        return Response.of_json({"model_version_status": status})
+
+    # --- The repository
+
+    async def _index(self, request: Request, *, repository: str) -> Response:
+        asked = request.json()
+        ready = asked.get("ready", False)
+        if not isinstance(ready, bool):
+            raise InvalidArgument("'ready' must be true or false")
+        rows = await self.service.repository_index(ready=ready, repository=repository)
+        index = [{"name": r.name, "version": r.version, "state": r.state, "reason": r.reason} for r in rows]
+        return Response.of_json([{key: value for key, value in row.items() if value} for row in index])
+
+    async def _load(self, request: Request, *, model: str, repository: str) -> Response:
+        parameters = _parameters(request)
+        for key, value in parameters.items():
+            if key.startswith(_FILE):
+                parameters[key] = _from_base64(key, value)
+        await self.service.load_model(model, parameters, repository=repository)
+        return Response(200)
+
+    async def _unload(self, request: Request, *, model: str, repository: str) -> Response:
+        await self.service.unload_model(model, _parameters(request), repository=repository)
+        return Response(200)
+
+    # --- Shared memory of clients
+
+    def _shm_status(self, _request: Request, *, region: str) -> Response:
+        rows = self.service.shared_memory(region)
+        keys = ("name", "key", "offset", "byte_size")
+        return Response.of_json([dict(zip(keys, row, strict=True)) for row in rows])
+
+    def _shm_register(self, request: Request, *, region: str) -> Response:
+        asked = request.json()
+        key, offset, size = asked.get("key"), asked.get("offset", 0), asked.get("byte_size")
+        if not isinstance(key, str):
+            raise InvalidArgument("'key' must be a string: the name of the shared memory object")
+        for name, value in (("offset", offset), ("byte_size", size)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+                raise InvalidArgument(f"'{name}' must be a number of bytes")
+        self.service.register_shared_memory(region, key, offset, size)  # type: ignore[arg-type]  # looked at above
+        return Response(200)
+
+    def _shm_unregister(self, _request: Request, *, region: str) -> Response:
+        self.service.unregister_shared_memory(region)
+        return Response(200)
+
+    def _cuda_status(self, _request: Request, *, region: str) -> Response:
+        self.service.cuda_shared_memory(region)
+        return Response.of_json([])
+
+    def _cuda_register(self, _request: Request, *, region: str) -> Response:
+        self.service.register_cuda_shared_memory(region)
+        return Response(200)
+
+    def _cuda_unregister(self, _request: Request, *, region: str) -> Response:
+        return Response(200)  # there are none, so they are as gone as can be
+
+    # --- Settings
+
+    def _trace(self, request: Request, *, model: str = "") -> Response:
+        if request.method != "POST":
+            now = self.service.trace_settings(model)
         else:
-            if not self._in_body:
-                self._check_header(self._header_bytes)
-        self._flush()
+            changes = {key: _texts(key, value) for key, value in request.json().items()}
+            now = self.service.update_trace_settings(model, changes)
+        lists = ("trace_level",)
+        return Response.of_json({key: value if key in lists else "".join(value) for key, value in now.items()})
 
-    def eof_received(self) -> bool:
-        return False  # a client that has said all it will has its answers already: they are written as we read
+    def _logging(self, request: Request) -> Response:
+        if request.method != "POST":
+            return Response.of_json(self.service.log_settings())
+        changes = request.json()
+        for key, value in changes.items():
+            if not isinstance(value, bool | int | str | None):
+                raise InvalidArgument(f"log setting '{key}' must be a boolean, a number, a string or null")
+        return Response.of_json(self.service.update_log_settings(changes))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        del self._parser  # it holds us: the two would else wait for the garbage collector, and the loop with them
-        self._on_close(self)
+    # --- Origins
 
-    def pause_writing(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()  # who does not read its answers may not ask for more
-
-    def resume_writing(self) -> None:
-        if self._transport is not None and not self._ending:
-            self._transport.resume_reading()
-
-    # --- httptools' side.
-
-    def on_message_begin(self) -> None:
-        self._in_request = True
-        self._in_body = False
-        self._begun = self._loop.time()
-        self._target = b""
-        self._parsed_bytes = self._body_bytes = 0
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-        self._parsed_bytes += len(url)
-        self._check_header(self._parsed_bytes)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._parsed_bytes += len(name) + len(value) + 4
-        self._check_header(self._parsed_bytes)
-
-    def on_headers_complete(self) -> None:
-        self._in_body = True
-
-    def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        if self._body_bytes > self._config.max_request_bytes:
-            limit = self._config.max_request_bytes
-            self._fail(413, f"a request may have {limit} bytes (--max-request-bytes)")
-
-    def on_message_complete(self) -> None:
-        self._in_request = self._in_body = False
-        self._header_bytes = 0
-        if self._ending:
+    def check_origin(self, request: Request) -> None:
+        """A page of another site must not change this server: its browser sends simple requests without asking first.
+        PermissionDenied names the flag."""
+        origin = request.origin
+        if not origin or origin.partition("://")[2] == request.host or self.allows(origin):
             return
-        method = self._parser.get_method().decode("latin-1")
-        path = self._target.split(b"?", 1)[0].decode("latin-1")
-        keep_alive = (
-            self._parser.should_keep_alive() and not self._parser.should_upgrade() and not self._service.draining
+        raise PermissionDenied(
+            f"pages of {origin} may not change this server: start it with --cors-allow-origin {origin} if they should"
         )
-        if len(self._answers) >= _MAX_PIPELINED:
-            self._fail(429, f"more than {_MAX_PIPELINED} requests were sent without reading an answer")
-            return
-        answer = respond(self._service, method, path)
-        self._answers.append(answer.encode(head=method == "HEAD", keep_alive=keep_alive))
-        if not keep_alive:
-            self._ending = True
 
-    # --- Ours.
+    def cors(self, origin: str, method: bytes, route: Route) -> bytes:
+        """Header lines of an answer to a page of `origin`; of a preflight's too."""
+        if not self.allows(origin):
+            return b""
+        lines = [
+            f"Access-Control-Allow-Origin: {origin}",
+            "Vary: Origin",
+            "Access-Control-Expose-Headers: Inference-Header-Content-Length, Retry-After",
+        ]
+        if method == b"OPTIONS":
+            lines += [
+                f"Access-Control-Allow-Methods: {route.allow}",
+                "Access-Control-Allow-Headers: Content-Type, Content-Encoding, Inference-Header-Content-Length, "
+                "grpc-timeout",
+                "Access-Control-Max-Age: 600",
+            ]
+        return "".join(line + "\r\n" for line in lines).encode("latin-1")
 
-    def _check_header(self, size: int) -> None:
-        limit = self._config.max_header_bytes
-        if size > limit:
-            self._fail(431, f"a header block may have {limit} bytes (--max-header-bytes)")
+    def allows(self, origin: str) -> bool:
+        """Whether pages of `origin` may use this server (--cors-allow-origin)."""
+        allowed = self.config.cors_allow_origin
+        return origin in allowed or "*" in allowed
 
-    def _fail(self, status: int, message: str) -> None:
-        if not self._ending:
-            self._ending = True
-            self._answers.append(Response.error(status, message).encode(head=False, keep_alive=False))
-            self._flush()
 
-    def _flush(self) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if self._answers:
-            transport.write(b"".join(self._answers))
-            self._answers.clear()
-        if self._ending:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(_LINGER_SECONDS, transport.abort)
-            transport.write_eof()
+def _call(
+    handler: Callable[..., Any], parts: tuple[str, ...], methods: tuple[str, ...] = _READ, *, guarded: bool = False
+) -> Route:
+    return Route(Kind.CALL, methods, handler=handler, parts=parts, guarded=guarded)
 
-    def _arm(self) -> None:
-        # One timer a connection, which looks at the clock when it fires: re-arming it for each read would cost more.
-        config, now = self._config, self._loop.time()
-        stall, whole = config.message_stall_seconds, config.message_whole_seconds
-        if not (self._in_request or self._header_bytes):
-            due = self._last_byte + config.idle_seconds
-            if due <= now and self._transport is not None:
-                self._transport.close()
-                return
-        else:
-            due = self._last_byte + stall
-            if due <= now:
-                self._fail(408, f"half a request, and no byte for {stall:g} s (--message-stall-seconds)")
-                return
-            if self._in_request:
-                due = min(due, self._begun + whole)
-                if due <= now:
-                    self._fail(408, f"no whole request in {whole:g} s (--message-whole-seconds)")
-                    return
-        self._timer = self._loop.call_later(min(due - now, stall, whole), self._arm)
 
-    def shutdown(self) -> None:
-        """Ends the connection if it is idle; one in the middle of a request ends behind its answer."""
-        if self._transport is not None and not (self._in_request or self._header_bytes):
-            self._transport.close()
+def _inline(handler: Handler, parts: tuple[str, ...]) -> Route:
+    return Route(Kind.INLINE, _READ, handler=handler, parts=parts)
 
-    def abort(self) -> None:
-        """Closes at once."""
-        if self._transport is not None:
-            self._transport.abort()
+
+def _of_model(name: str, rest: tuple[str, ...], parts: tuple[str, ...]) -> Route:
+    version = ""
+    if len(rest) > 1 and rest[0] == "versions":
+        version, rest = rest[1], rest[2:]
+    match rest:
+        case ():
+            return _call(partial(Gateway._model_metadata, model=name, version=version), parts)
+        case ("infer",):
+            return Route(Kind.INFER, _POST, name, version, body=True)
+        case ("ready",):
+            return _call(partial(Gateway._model_ready, model=name, version=version), parts)
+        case ("config",):
+            return _call(partial(Gateway._model_config, model=name, version=version), parts)
+        case ("stats",):
+            return _call(partial(Gateway._statistics, model=name, version=version), parts)
+        case ("generate",):
+            return Route(Kind.GENERATE, _POST, name, version, body=True)
+        case ("generate_stream",):
+            return Route(Kind.STREAM, _POST, name, version, body=True)
+        case ("trace", "setting") if not version:
+            return _call(partial(Gateway._trace, model=name), parts, ("GET", "POST"), guarded=True)
+    return MISSING
+
+
+def _of_repository(rest: tuple[str, ...], parts: tuple[str, ...]) -> Route:
+    # The name of the repository may stand before the rest.
+    repository = ""
+    if rest and rest[0] not in ("index", "models"):
+        repository, rest = rest[0], rest[1:]
+    match rest:
+        case ("index",):
+            return _call(partial(Gateway._index, repository=repository), parts, _POST, guarded=True)
+        case ("models", name, "load") if name:
+            return _call(partial(Gateway._load, model=name, repository=repository), parts, _POST, guarded=True)
+        case ("models", name, "unload") if name:
+            return _call(partial(Gateway._unload, model=name, repository=repository), parts, _POST, guarded=True)
+    return MISSING
+
+
+def _of_shared_memory(kind: str, rest: tuple[str, ...], parts: tuple[str, ...]) -> Route:
+    region = ""
+    if len(rest) == 3 and rest[0] == "region" and rest[1]:
+        region, rest = rest[1], rest[2:]
+    status: Callable[..., Response] = Gateway._cuda_status
+    register: Callable[..., Response] = Gateway._cuda_register
+    unregister: Callable[..., Response] = Gateway._cuda_unregister
+    if kind == "systemsharedmemory":
+        status, register, unregister = Gateway._shm_status, Gateway._shm_register, Gateway._shm_unregister
+    match rest:
+        case ("status",):
+            return _call(partial(status, region=region), parts)
+        case ("register",) if region:
+            return _call(partial(register, region=region), parts, _POST, guarded=True)
+        case ("unregister",):
+            return _call(partial(unregister, region=region), parts, _POST, guarded=True)
+    return MISSING
+
+
+def _of_version_one(rest: tuple[str, ...], parts: tuple[str, ...]) -> Route:
+    # TensorFlow Serving's; :predict may be left out.
+    last, colon, verb = rest[-1].rpartition(":")
+    if not colon:
+        last = rest[-1]
+    elif verb != "predict":
+        return MISSING
+    match (*rest[:-1], last):
+        case (name,):
+            version = ""
+        case (name, "versions" | "labels", version):
+            pass
+        case _:
+            return MISSING
+    if colon:
+        return Route(Kind.PREDICT, _POST, name, version, body=True)
+    handler = partial(Gateway._model_status, model=name, version=version)
+    return Route(Kind.PREDICT, ("GET", "POST"), name, version, handler, parts, body=True)
+
+
+def _parameters(request: Request) -> dict[str, Any]:
+    given = request.json().get("parameters", {})
+    if not isinstance(given, dict):
+        raise InvalidArgument("'parameters' must be a JSON object")
+    for key, value in given.items():
+        if not isinstance(value, bool | int | str | None):
+            raise InvalidArgument(f"parameter '{key}' must be a boolean, a whole number, a string or null")
+    return given
+
+
+def _from_base64(key: str, value: Any) -> bytes:
+    if not isinstance(value, str):
+        raise InvalidArgument(f"parameter '{key}' must be a string: the file's bytes in base64")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument(f"parameter '{key}' is not base64: {error}") from None
+
+
+def _texts(key: str, value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
+        raise InvalidArgument(f"trace setting '{key}' must be a string, a list of strings or null")
+    return [str(one) for one in values]
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """A protobuf message as JSON: every field, by its own name, 64-bit integers as numbers (as Triton does)."""
+    plain: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            plain[field.name] = {str(k): _plain(v) if hasattr(v, "DESCRIPTOR") else v for k, v in value.items()}
+        elif field.is_repeated:
+            plain[field.name] = [_value(field, one) for one in value]
+        elif (kind is None and field.containing_oneof is None) or message.HasField(field.name):
+            plain[field.name] = _value(field, value)
+    return plain
+
+
+def _value(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return _plain(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known else value
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value

@@ -16,7 +16,7 @@ from headrace.config import Config
 from headrace.engine import LoopPort
 from headrace.errors import StartError
 from headrace.grpc_server import GrpcProtocol
-from headrace.http_gateway import HttpProtocol
+from headrace.http_protocol import HttpProtocol
 
 __all__ = ["Listener", "Seat"]
 
@@ -101,7 +101,7 @@ class Seat:
             await self._tell(_final)
         if await self._wait_empty(seconds):
             return 0
-        aborted = sum(protocol.open_calls for protocol in self._protocols if isinstance(protocol, GrpcProtocol))
+        aborted = sum(protocol.open_calls for protocol in self._protocols)
         await self._tell(_abort_calls)
         await self._wait_empty(_FLUSH_SECONDS)
         await self._tell(_abort)
@@ -114,7 +114,7 @@ class Seat:
         calls = 0
         for protocol in list(self._protocols):
             step.append(protocol)
-            calls += protocol.open_calls if isinstance(protocol, GrpcProtocol) else 0
+            calls += protocol.open_calls
             if len(step) == _ENDS or calls >= _ENDED_CALLS:
                 await self._tell_these(tell, step)
                 step, calls = [], 0
@@ -157,8 +157,7 @@ def _final(protocol: Protocol) -> None:
 
 
 def _abort_calls(protocol: Protocol) -> None:
-    if isinstance(protocol, GrpcProtocol):
-        protocol.abort_calls("the server is shutting down, and the time for it (--drain-seconds) is over")
+    protocol.abort_calls("the server is shutting down, and the time for it (--drain-seconds) is over")
 
 
 def _abort(protocol: Protocol) -> None:

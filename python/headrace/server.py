@@ -26,7 +26,8 @@ from headrace.engine import Engine, LoopPort, TraceSampler, version
 from headrace.errors import StartError
 from headrace.grpc_calls import Answerer
 from headrace.grpc_server import GrpcProtocol, MeasuredProtocol
-from headrace.http_gateway import HttpProtocol
+from headrace.http_gateway import Gateway, Route
+from headrace.http_protocol import HttpProtocol, MeasuredHttpProtocol
 from headrace.listener import Listener, Seat
 from headrace.log_settings import LogSettings
 from headrace.repository import Repository
@@ -165,8 +166,13 @@ class Instance:
         def grpc(seat: Seat, peer: str, refused: bool) -> GrpcProtocol:
             return kind(seat.port, answerer, peer, seat.gone, refused=refused)
 
-        def http(seat: Seat, _peer: str, refused: bool) -> HttpProtocol:
-            return HttpProtocol(seat.loop, self.service, self.config, seat.gone, refused=refused)
+        gateway, http_kind = Gateway(self.service, self.config, answerer.home), HttpProtocol
+        if self.config.measure_steps:
+            http_kind = MeasuredHttpProtocol
+        routes: dict[Seat, dict[bytes, Route]] = {seat: {} for seat in self._seats}
+
+        def http(seat: Seat, peer: str, refused: bool) -> HttpProtocol:
+            return http_kind(seat.port, gateway, routes[seat], peer, seat.gone, refused=refused)
 
         self._listener = Listener(self.config, self._seats)
         self.grpc_port = self._listener.open(self.config.grpc_port, grpc, "gRPC", "--grpc-port")

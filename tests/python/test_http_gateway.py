@@ -1,264 +1,222 @@
-"""HTTP/1.1: the answers, keep-alive and pipelining, and a bound on everything that a peer can send."""
+"""HTTP's paths: what each is, and what the handlers make of bodies."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from headrace import config
-from headrace.http_gateway import HttpProtocol, Response, respond
-
-HOST = config.Host(cores=2, memory_bytes=8 * config.GIB)
-LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def service(live: bool = True, ready: bool = True, draining: bool = False) -> Any:
-    return SimpleNamespace(live=live, ready=ready, draining=draining)
+from headrace.errors import HeadraceError, InvalidArgument, PermissionDenied
+from headrace.http_gateway import Gateway, Kind
+from headrace.http_message import GZIP, IDENTITY, Request, Response
+from headrace.service import IndexRow
 
 
-class Client:
-    """One connection to an HttpProtocol on a real socket."""
+class FakeService:
+    """Keeps what it was asked."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
+    def __init__(self) -> None:
+        self.live, self.ready, self.draining = True, False, False
+        self.asked: list[Any] = []
 
-    async def send(self, *pieces: bytes) -> None:
-        for piece in pieces:
-            self.writer.write(piece)
-            await self.writer.drain()
+    async def repository_index(self, *, ready: bool = False, repository: str = "") -> list[IndexRow]:
+        self.asked.append((ready, repository))
+        return [IndexRow("m", "1", "READY", ""), IndexRow("n", "", "UNAVAILABLE", "broken")]
 
-    async def answer(self, *, head: bool = False) -> tuple[int, dict[str, str], bytes]:
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines[1:-2])
-        body = b"" if head else await self.reader.readexactly(int(headers["Content-Length"]))
-        return int(lines[0].split(" ")[1]), headers, body
+    async def load_model(self, name: str, parameters: Any, *, repository: str = "") -> None:
+        self.asked.append(("load", name, dict(parameters), repository))
 
-    async def ended(self) -> bool:
-        return await self.reader.read() == b""
+    async def unload_model(self, name: str, parameters: Any, *, repository: str = "") -> None:
+        self.asked.append(("unload", name, dict(parameters), repository))
+
+    def trace_settings(self, _model: str = "") -> dict[str, list[str]]:
+        return {"trace_level": ["OFF"], "trace_rate": ["1000"]}
+
+    def update_trace_settings(self, model: str, changes: Any) -> dict[str, list[str]]:
+        self.asked.append((model, changes))
+        return self.trace_settings(model)
+
+    def update_log_settings(self, changes: Any) -> Any:
+        return changes
 
 
-@contextlib.asynccontextmanager
-async def connected(
-    answers: Any = None,
+def gateway(*origins: str) -> Gateway:
+    config: Any = SimpleNamespace(cors_allow_origin=origins, max_request_bytes=1000)
+    return Gateway(cast(Any, FakeService()), config, cast(Any, None))
+
+
+def ask(
+    door: Gateway,
+    method: str,
+    path: str,
+    body: Any = b"",
     *,
-    refused: bool = False,
-    on_close: Callable[[object], None] = lambda _: None,
-    **flags: object,
-) -> AsyncIterator[Client]:
-    loop = asyncio.get_running_loop()
-    settings = config.resolve(flags, host=HOST)
-    answering = cast(Any, answers or service())
-    server = await loop.create_server(
-        lambda: HttpProtocol(loop, answering, settings, on_close, refused=refused), "127.0.0.1", 0
+    accepts: int = IDENTITY,
+    encoding: int = IDENTITY,
+    origin: str = "",
+    host: str = "",
+) -> Response:
+    """The answer of a handler."""
+    route = door.route(path.encode())
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = asyncio.run(door.answer(route, Request(method, route.parts, data, origin, host), encoding, accepts))
+    assert isinstance(answer, Response)
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "methods"),
+    [
+        ("/v2", Kind.CALL, "GET"),
+        ("/v2/", Kind.CALL, "GET"),
+        ("/v2/health/live", Kind.INLINE, "GET"),
+        ("/v2/health/ready?x=y", Kind.INLINE, "GET"),
+        ("/v2/models/stats", Kind.CALL, "GET"),
+        ("/v2/models/m", Kind.CALL, "GET"),
+        ("/v2/models/m/versions/1", Kind.CALL, "GET"),
+        ("/v2/models/m/ready", Kind.CALL, "GET"),
+        ("/v2/models/m/versions/stable/config", Kind.CALL, "GET"),
+        ("/v2/models/m/versions/1/stats", Kind.CALL, "GET"),
+        ("/v2/models/m/infer", Kind.INFER, "POST"),
+        ("/v2/models/m/versions/1/infer", Kind.INFER, "POST"),
+        ("/v2/models/m/generate", Kind.GENERATE, "POST"),
+        ("/v2/models/m/versions/1/generate_stream", Kind.STREAM, "POST"),
+        ("/v2/models/m/trace/setting", Kind.CALL, "GET,POST"),
+        ("/v2/trace/setting", Kind.CALL, "GET,POST"),
+        ("/v2/logging", Kind.CALL, "GET,POST"),
+        ("/v2/repository/index", Kind.CALL, "POST"),
+        ("/v2/repository/other/index", Kind.CALL, "POST"),
+        ("/v2/repository/models/m/load", Kind.CALL, "POST"),
+        ("/v2/repository/other/models/m/unload", Kind.CALL, "POST"),
+        ("/v2/systemsharedmemory/status", Kind.CALL, "GET"),
+        ("/v2/systemsharedmemory/region/r/register", Kind.CALL, "POST"),
+        ("/v2/systemsharedmemory/register", Kind.MISSING, ""),
+        ("/v2/cudasharedmemory/region/r/unregister", Kind.CALL, "POST"),
+        ("/v1/models/m", Kind.PREDICT, "GET,POST"),
+        ("/v1/models/m/versions/1", Kind.PREDICT, "GET,POST"),
+        ("/v1/models/m:predict", Kind.PREDICT, "POST"),
+        ("/v1/models/m/labels/stable:predict", Kind.PREDICT, "POST"),
+        ("/v1/models/m:classify", Kind.MISSING, ""),
+        ("/v1/models/m/other/1:predict", Kind.MISSING, ""),
+        ("/docs", Kind.INLINE, "GET"),
+        ("/openapi.json", Kind.CALL, "GET"),
+        ("/", Kind.INLINE, "GET"),
+        ("http://host:8000/v2", Kind.CALL, "GET"),
+        ("/v3", Kind.MISSING, ""),
+        ("/v2/models", Kind.MISSING, ""),
+        ("/v2/models//infer", Kind.MISSING, ""),
+        ("/v2/models/m/other", Kind.MISSING, ""),
+        ("/v2/models/m/versions/1/trace/setting", Kind.MISSING, ""),
+        ("/v2/models/%ff/infer", Kind.MISSING, ""),
+        ("*", Kind.MISSING, ""),
+        ("", Kind.MISSING, ""),
+    ],
+)
+def test_routes(path: str, kind: Kind, methods: str) -> None:
+    route = gateway().route(path.encode())
+    assert (route.kind, ",".join(route.methods)) == (kind, methods)
+
+
+def test_names_are_percent_decoded() -> None:
+    route = gateway().route(b"/v2/models/a%2Fb%20%C3%A4/versions/v%31/infer")
+    assert (route.model, route.version) == ("a/b ä", "v1")
+
+
+def test_health_has_the_open_protocols_bodies() -> None:
+    door = gateway()
+    answers = [
+        door.answer_inline(door.route(path), Request("GET", ())) for path in (b"/v2/health/live", b"/v2/health/ready")
+    ]
+    assert [(a.status, json.loads(a.body)) for a in answers] == [(200, {"live": True}), (503, {"ready": False})]
+
+
+def test_the_index_leaves_out_what_is_empty() -> None:
+    door = gateway()
+    rows = json.loads(ask(door, "POST", "/v2/repository/index", {"ready": True}).body)
+    assert rows == [
+        {"name": "m", "version": "1", "state": "READY"},
+        {"name": "n", "state": "UNAVAILABLE", "reason": "broken"},
+    ]
+    assert cast(Any, door.service).asked == [(True, "")]
+
+
+def test_load_takes_files_in_base64() -> None:
+    door = gateway()
+    body = {"parameters": {"config": "{}", "file:1/model.onnx": "AAEC"}}
+    assert ask(door, "POST", "/v2/repository/models/m/load", body).status == 200
+    assert cast(Any, door.service).asked == [("load", "m", {"config": "{}", "file:1/model.onnx": b"\0\1\2"}, "")]
+    assert ask(door, "POST", "/v2/repository/models/m/unload").status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/repository/index", {"ready": 1}),
+        ("/v2/repository/index", b"[]"),
+        ("/v2/repository/models/m/load", {"parameters": []}),
+        ("/v2/repository/models/m/load", {"parameters": {"a": 1.5}}),
+        ("/v2/repository/models/m/load", {"parameters": {"file:a": 1}}),
+        ("/v2/repository/models/m/load", {"parameters": {"file:a": "not base64!"}}),
+        ("/v2/trace/setting", {"trace_level": {}}),
+        ("/v2/trace/setting", {"trace_level": [True]}),
+        ("/v2/logging", {"log_info": []}),
+    ],
+)
+def test_bodies_that_cannot_be_meant(path: str, body: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        ask(gateway(), "POST", path, body)
+
+
+def test_settings_in_the_protocols_forms() -> None:
+    door = gateway()
+    assert json.loads(ask(door, "GET", "/v2/trace/setting").body) == {"trace_level": ["OFF"], "trace_rate": "1000"}
+    ask(
+        door,
+        "POST",
+        "/v2/models/m/trace/setting",
+        {"trace_rate": "5", "trace_level": ["TIMESTAMPS"], "trace_count": None},
     )
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
-    try:
-        yield Client(reader, writer)
-    finally:
-        writer.close()
-        server.close()
+    assert cast(Any, door.service).asked == [
+        ("m", {"trace_rate": ["5"], "trace_level": ["TIMESTAMPS"], "trace_count": None})
+    ]
+    assert json.loads(ask(door, "POST", "/v2/logging", {"log_info": False}).body) == {"log_info": False}
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 20))
+def test_other_sites_change_nothing() -> None:
+    path = "/v2/repository/models/m/unload"
+    with pytest.raises(PermissionDenied, match="--cors-allow-origin https://evil"):
+        ask(gateway(), "POST", path, origin="https://evil", host="a:8000")
+    assert ask(gateway(), "POST", path, origin="http://a:8000", host="a:8000").status == 200
+    assert ask(gateway("https://good"), "POST", path, origin="https://good", host="a:8000").status == 200
 
 
-# --- Routes
+def test_cors_by_allow_list() -> None:
+    route = gateway().route(b"/v2/models/m/infer")
+    assert gateway().cors("https://a", b"POST", route) == b""
+    told = gateway("https://a").cors("https://a", b"POST", route)
+    assert b"Access-Control-Allow-Origin: https://a\r\n" in told
+    assert b"Vary: Origin\r\n" in told
+    assert b"Allow-Methods" not in told
+    assert b"Access-Control-Allow-Methods: POST, OPTIONS\r\n" in gateway("*").cors("https://b", b"OPTIONS", route)
 
 
-@pytest.mark.parametrize(
-    ("live", "ready", "path", "status"),
-    [
-        (True, True, "/v2/health/live", 200),
-        (True, False, "/v2/health/live", 200),
-        (True, True, "/v2/health/ready", 200),
-        (True, False, "/v2/health/ready", 503),
-    ],
-)
-def test_health(live: bool, ready: bool, path: str, status: int) -> None:
-    for method in ("GET", "HEAD"):
-        answer = respond(service(live, ready), method, path)
-        assert (answer.status, answer.body) == (status, b"")
+def test_compressed_both_ways() -> None:
+    import gzip
+
+    door = gateway()
+    body = gzip.compress(json.dumps({"log_format": "x" * 900}).encode())
+    answer = ask(door, "POST", "/v2/logging", body, encoding=GZIP)
+    assert json.loads(answer.body) == {"log_format": "x" * 900}
+    too_large = gzip.compress(b" " * 1001)
+    assert ask(door, "POST", "/v2/logging", too_large, encoding=GZIP).status == 413
+    packed = ask(door, "POST", "/v2/logging", {"a": "x" * 2000}, accepts=GZIP)
+    assert ("Content-Encoding", "gzip") in packed.headers
+    assert json.loads(gzip.decompress(packed.body)) == {"a": "x" * 2000}
 
 
-def test_errors_are_json_and_name_the_thing() -> None:
-    missing = respond(service(), "GET", "/v2/nothing")
-    assert missing.status == 404
-    assert "/v2/nothing" in json.loads(missing.body)["error"]
-    wrong = respond(service(), "POST", "/v2/health/live")
-    assert wrong.status == 405
-    assert ("Allow", "GET, HEAD") in wrong.headers
-    assert "POST" in json.loads(wrong.body)["error"]
-
-
-def test_a_heads_answer_has_the_headers_only() -> None:
-    encoded = Response.error(404, "no").encode(head=True, keep_alive=True)
-    assert encoded.endswith(b"\r\n\r\n")
-    assert b"Content-Length: 15\r\n" in encoded
-
-
-# --- Connections
-
-
-def test_keep_alive_and_queries() -> None:
-    async def work() -> None:
-        async with connected() as client:
-            for _ in range(3):
-                await client.send(b"GET /v2/health/ready?a=b HTTP/1.1\r\nHost: x\r\n\r\n")
-                status, headers, body = await client.answer()
-                assert (status, headers["Connection"], body) == (200, "keep-alive", b"")
-
-    run(work())
-
-
-def test_byte_by_byte() -> None:
-    async def work() -> None:
-        async with connected() as client:
-            await client.send(*(LIVE[i : i + 1] for i in range(len(LIVE))))
-            assert (await client.answer())[0] == 200
-
-    run(work())
-
-
-def test_pipelined_requests_are_answered_in_order() -> None:
-    async def work() -> None:
-        async with connected(service(ready=False)) as client:
-            ready = LIVE.replace(b"live", b"ready")
-            await client.send(LIVE + ready + LIVE + ready[:20], ready[20:])
-            assert [(await client.answer())[0] for _ in range(4)] == [200, 503, 200, 503]
-
-    run(work())
-
-
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        LIVE.replace(b"Host: x", b"Connection: close"),
-        b"GET /v2/health/live HTTP/1.0\r\n\r\n",
-        LIVE.replace(b"Host: x", b"Connection: Upgrade\r\nUpgrade: h2c"),  # not done, and no error either
-    ],
-)
-def test_a_connection_ends_when_it_should(request_bytes: bytes) -> None:
-    async def work() -> None:
-        closed = asyncio.Event()
-        async with connected(on_close=lambda _: closed.set()) as client:
-            await client.send(request_bytes)
-            status, headers, _ = await client.answer()
-            assert (status, headers["Connection"]) == (200, "close")
-            assert await client.ended()
-            client.writer.close()
-            await closed.wait()
-
-    run(work())
-
-
-def test_a_drain_ends_connections_behind_their_answer() -> None:
-    async def work() -> None:
-        async with connected(service(ready=False, draining=True)) as client:
-            await client.send(LIVE)
-            assert (await client.answer())[1]["Connection"] == "close"
-            assert await client.ended()
-
-    run(work())
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "words"),
-    [
-        ([b"nonsense\r\n\r\n"], 400, "not HTTP/1.1"),
-        ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], 400, "not HTTP/1.1"),
-        ([b"GET /", b"a" * 3000], 431, "--max-header-bytes"),
-        ([b"GET / HTTP/1.1\r\nA: " + b"a" * 3000 + b"\r\n\r\n"], 431, "2048"),
-        ([b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 600], 431, "2048"),
-        ([b"GET / HTTP/1.1\r\nA: ", b"a" * 1000, b"a" * 1500], 431, "2048"),
-        ([b"POST / HTTP/1.1\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000], 413, "--max-request-bytes"),
-        (
-            [b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", *[b"400\r\n" + b"x" * 1024 + b"\r\n"] * 5],
-            413,
-            "4096",
-        ),
-    ],
-)
-def test_what_is_too_much_or_wrong_is_refused_and_the_connection_ends(
-    sent: list[bytes], status: int, words: str
-) -> None:
-    async def work() -> None:
-        async with connected(max_header_bytes=2048, max_request_bytes=4096) as client:
-            with contextlib.suppress(ConnectionError):  # it may be answered, and closed, before the last piece
-                await client.send(*sent)
-            answered, headers, body = await client.answer()
-            assert (answered, headers["Connection"]) == (status, "close")
-            assert words in json.loads(body)["error"]
-            assert await client.ended()
-
-    run(work())
-
-
-def test_a_body_within_the_bound_is_read_and_the_next_request_served() -> None:
-    async def work() -> None:
-        async with connected(max_header_bytes=1024) as client:
-            post = b"POST /v2/health/live HTTP/1.1\r\nContent-Length: 4000\r\n\r\n" + b"x" * 4000
-            await client.send(post, LIVE)
-            assert (await client.answer())[0] == 405
-            assert (await client.answer())[0] == 200
-
-    run(work())
-
-
-def test_half_a_request_is_not_waited_for() -> None:
-    async def work() -> None:
-        async with connected(message_stall_seconds=0.05) as client:
-            await client.send(LIVE[:30])
-            status, _, body = await client.answer()
-            assert status == 408
-            assert "--message-stall-seconds" in json.loads(body)["error"]
-
-    run(work())
-
-
-def test_a_slow_request_has_an_end() -> None:
-    async def work() -> None:
-        async with connected(message_whole_seconds=0.05) as client:
-            await client.send(LIVE[:-2])
-            status, _, body = await client.answer()
-            assert status == 408
-            assert "--message-whole-seconds" in json.loads(body)["error"]
-
-    run(work())
-
-
-def test_an_idle_connection_is_closed() -> None:
-    async def work() -> None:
-        async with connected(idle_seconds=0.05, message_stall_seconds=0.05) as client:
-            await client.send(LIVE)
-            assert (await client.answer())[0] == 200
-            assert await client.ended()
-
-    run(work())
-
-
-def test_one_connection_too_many_is_told_so() -> None:
-    async def work() -> None:
-        async with connected(refused=True, max_connections=7) as client:
-            status, _, body = await client.answer()
-            assert status == 503
-            assert "7 connections" in json.loads(body)["error"]
-            assert await client.ended()
-
-    run(work())
-
-
-def test_too_many_pipelined_requests_in_one_read() -> None:
-    async def work() -> None:
-        async with connected() as client:
-            await client.send(LIVE * 200)
-            statuses: list[int] = []
-            while not statuses or statuses[-1] == 200:
-                statuses.append((await client.answer())[0])
-            assert statuses[-1] == 429
-
-    run(work())
+def test_a_status_of_tensorflow_servings() -> None:
+    door = gateway()
+    assert json.loads(ask(door, "GET", "/v1/models/m").body)["model_version_status"][0]["state"] == "AVAILABLE"
+    with pytest.raises(HeadraceError):
+        ask(door, "GET", "/v1/models/unknown")

@@ -33,11 +33,15 @@ NATIVE = (
 
 # python/headrace/<module>: may import lower levels. `_core` is the native core, for engine alone.
 PYTHON = (
-    Floor(0, ("errors", "host", "_proto"), "one table of statuses | cores and memory | the wire's messages"),
+    Floor(
+        0,
+        ("errors", "host", "steps", "_proto"),
+        "one table of statuses | cores and memory | how long steps take | the wire's messages",
+    ),
     Floor(
         1,
-        ("config", "config_fields", "reflection"),
-        "the only defaults, and where each value came from | config.pbtxt's fields | what the wire can say",
+        ("config", "config_fields", "reflection", "http_message"),
+        "the only defaults, and where each value came from | config.pbtxt's fields | reflection | HTTP's values",
     ),
     Floor(
         2,
@@ -52,19 +56,30 @@ PYTHON = (
     ),
     Floor(5, ("repository", "rollout"), "what is on disk -> what is served"),
     Floor(6, ("service",), "every operation, neutral of protocol"),
-    Floor(7, ("grpc_calls",), "gRPC's messages <-> the service"),
-    Floor(8, ("grpc_server", "http_gateway"), "one door each"),
-    Floor(9, ("listener",), "sockets, TLS, and which door a connection belongs to"),
-    Floor(10, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(11, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(
+        7,
+        ("grpc_calls", "http_docs", "http_generate"),
+        "gRPC's messages <-> the service | the API page | flat JSON <-> inference",
+    ),
+    Floor(8, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
+    Floor(9, ("http_reader",), "HTTP's requests as they arrive"),
+    Floor(10, ("http_protocol",), "HTTP's door"),
+    Floor(11, ("listener",), "sockets, TLS, and which door a connection belongs to"),
+    Floor(12, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(13, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.
 NARROWER = {
     "grpc_calls": {"errors", "_proto", "config", "reflection", "service"},
     "grpc_server": {"errors", "_proto", "config", "engine", "tracing", "metrics", "service", "grpc_calls"},
-    "http_gateway": {"errors", "_proto", "config", "engine", "tracing", "metrics", "service"},
-    "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_gateway"},
+    "http_message": {"errors"},
+    "http_docs": {"http_message", "service"},
+    "http_generate": {"errors", "http_message", "service"},
+    "http_gateway": {"errors", "config", "http_message", "http_docs", "http_generate", "service"},
+    "http_reader": {"errors", "config", "engine", "http_message", "http_gateway"},
+    "http_protocol": {"errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"},
+    "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_protocol"},
     "cli": {"errors", "config", "log_settings", "server", "client", "bench"},
     "client": {"errors", "config", "_proto"},
     "bench": {"errors", "config", "_proto", "client"},

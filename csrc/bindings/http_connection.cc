@@ -1,0 +1,208 @@
+// HttpConnection: what the protocol object of an HTTP/1.1 connection calls.
+#include "front/http_connection.h"
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "bindings/loop_handle.h"
+
+namespace headrace::bindings {
+namespace {
+
+struct HttpHandle {
+  std::shared_ptr<LoopHandle> loop;
+  std::uint64_t id = 0;
+
+  HttpConnection* find() { return loop->loop == nullptr ? nullptr : loop->get().find_http(id); }
+};
+
+// Text of an answer that is too long to be copied.
+struct TextView {
+  std::string text;
+};
+
+py::bytes make_bytes(std::string_view first, std::string_view second) {
+  py::object made = py::reinterpret_steal<py::object>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(first.size() + second.size())));
+  if (!made) throw py::error_already_set();
+  char* at = PyBytes_AS_STRING(made.ptr());
+  std::memcpy(at, first.data(), first.size());
+  std::memcpy(at + first.size(), second.data(), second.size());
+  return py::reinterpret_steal<py::bytes>(made.release());
+}
+
+// One bytes object, or a list of bytes and memoryviews.
+py::object payload(HttpAnswer& answer) {
+  wire::OutMessage& body = answer.body;
+  const bool copied = body.own.size() <= wire::kViewBytes;
+  if (body.views.empty() && copied) return make_bytes(answer.head, body.own);
+  py::list chunks;
+  std::string_view head = answer.head;
+  if (!copied && !head.empty()) chunks.append(make_bytes(std::exchange(head, {}), {}));
+  const std::size_t size = body.own.size();
+  const std::string_view own = body.own;
+  std::vector<wire::OutMessage::View> views = std::move(body.views);
+  py::object text;
+  if (!copied) text = py::memoryview(py::cast(TextView{std::move(body.own)}));
+  std::size_t at = 0;
+  const auto add_own = [&](std::size_t upto) {
+    if (copied && upto - at + head.size() != 0) {
+      chunks.append(make_bytes(std::exchange(head, {}), own.substr(at, upto - at)));
+    } else if (!copied && upto != at) {
+      chunks.append(text[py::slice(static_cast<py::ssize_t>(at), static_cast<py::ssize_t>(upto), 1)]);
+    }
+    at = upto;
+  };
+  for (wire::OutMessage::View& view : views) {
+    add_own(view.offset);
+    chunks.append(py::memoryview(py::cast(BlockView{std::move(view.block), view.bytes})));
+  }
+  add_own(size);
+  return chunks;
+}
+
+py::list take_answers(HttpHandle& self) {
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return py::list();
+  std::vector<HttpAnswer> answers = connection->take_answers();
+  py::list rows(answers.size());
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    HttpAnswer& answer = answers[i];
+    py::object said = answer.status.ok() ? payload(answer) : py::object(py::str(answer.status.message()));
+    rows[i] = py::make_tuple(answer.exchange, static_cast<int>(answer.status.code()), answer.http, std::move(said));
+  }
+  return rows;
+}
+
+wire::Encoding encoding_of(int number) {
+  if (number < 0 || number > static_cast<int>(wire::Encoding::kDeflate)) {
+    throw py::value_error("an encoding is 0 (none), 1 (gzip) or 2 (deflate)");
+  }
+  return static_cast<wire::Encoding>(number);
+}
+
+py::object refusal(const Status& status) {
+  if (status.ok()) return py::none();
+  return py::make_tuple(static_cast<int>(status.code()), status.message());
+}
+
+// bits, the number of exchanges started << 8, the bytes left over << 32: one number is the cheapest answer.
+std::uint64_t receive(HttpHandle& self, std::size_t size, std::uint32_t next, std::size_t room) {
+  const std::span<std::byte> buffer = self.loop->get().read_buffer();
+  if (size > buffer.size()) throw py::value_error("more bytes than the buffer holds");
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return 0;
+  HttpConnection::Received received{};
+  if (size < kReleaseGilBytes) {
+    received = connection->receive(buffer.first(size), next, room);
+  } else {
+    py::gil_scoped_release release;
+    received = connection->receive(buffer.first(size), next, room);
+  }
+  return connection->bits() | static_cast<std::uint64_t>(received.started) << 8 |
+         static_cast<std::uint64_t>(received.left) << 32;
+}
+
+unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std::string version, const py::object& body,
+               std::int64_t json_bytes, double timeout, int accepts, std::string headers, int form) {
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return 0;
+  HttpInfer asked;
+  asked.exchange = exchange;
+  asked.model = std::move(model);
+  asked.version = std::move(version);
+  if (json_bytes >= 0) asked.json_bytes = static_cast<std::size_t>(json_bytes);
+  if (timeout >= 0) asked.timeout = static_cast<Nanos>(timeout * 1e9);
+  asked.accepts = encoding_of(accepts);
+  asked.headers = std::move(headers);
+  if (form < 0 || form > static_cast<int>(HttpForm::kPredict)) throw py::value_error("a form is 0, 1 or 2");
+  asked.form = static_cast<HttpForm>(form);
+  if (body.is_none()) {
+    py::gil_scoped_release release;  // a large one
+    return connection->infer(std::move(asked));
+  }
+  const std::span<const std::byte> bytes = as_span(py::cast<py::bytes>(body));
+  if (bytes.size() < kReleaseGilBytes) return connection->infer(std::move(asked), bytes);
+  py::gil_scoped_release release;
+  return connection->infer(std::move(asked), bytes);
+}
+
+}  // namespace
+
+void bind_http_connection(py::module_& module) {
+  py::class_<TextView>(module, "TextView", py::buffer_protocol()).def_buffer([](TextView& view) {
+    return py::buffer_info(view.text.data(), 1, "B", 1, {view.text.size()}, {1}, true);
+  });
+
+  py::class_<HttpHandle>(module, "HttpConnection")
+      .def(py::init([](const std::shared_ptr<LoopHandle>& loop, std::uint64_t token, std::string peer) {
+             const std::uint64_t id = loop->get().connect_http(token, std::move(peer));
+             return HttpHandle{loop, id};
+           }),
+           py::arg("loop"), py::arg("token"), py::arg("peer"), py::pos_only())
+      .def(
+          "get_buffer", [](HttpHandle& self, int) { return self.loop->buffer; }, py::pos_only())
+      .def("receive", &receive, py::pos_only())
+      .def_property_readonly("receiving_for",
+                             [](HttpHandle& self) -> py::object {
+                               HttpConnection* connection = self.find();
+                               if (connection == nullptr || connection->receiving_since() == kNever) return py::none();
+                               const Nanos now = self.loop->get().engine().clock().now();
+                               return py::float_(static_cast<double>(now - connection->receiving_since()) * 1e-9);
+                             })
+      .def(
+          "begin_body",
+          [](HttpHandle& self, std::int64_t size, std::size_t align_at, int encoding, std::size_t here) -> py::object {
+            HttpConnection* connection = self.find();
+            if (connection == nullptr) return py::none();
+            const std::size_t known = size < 0 ? wire::BodyIntake::kUnknown : static_cast<std::size_t>(size);
+            return refusal(connection->begin_body(known, align_at, encoding_of(encoding), here));
+          },
+          py::pos_only())
+      .def(
+          "append_body",
+          [](HttpHandle& self, const py::bytes& piece) -> py::object {
+            HttpConnection* connection = self.find();
+            if (connection == nullptr) return py::none();
+            const std::span<const std::byte> bytes = as_span(piece);
+            if (bytes.size() < kReleaseGilBytes) return refusal(connection->append_body(bytes));
+            Status status;
+            {
+              py::gil_scoped_release release;
+              status = connection->append_body(bytes);
+            }
+            return refusal(status);
+          },
+          py::pos_only())
+      .def("drop_body",
+           [](HttpHandle& self) {
+             if (HttpConnection* connection = self.find(); connection != nullptr) connection->drop_body();
+           })
+      .def("take_body",
+           [](HttpHandle& self) {
+             HttpConnection* connection = self.find();
+             return connection == nullptr ? py::bytes() : py::bytes(connection->take_body());
+           })
+      .def("infer", &infer, py::pos_only())
+      .def("take_answers", &take_answers)
+      .def(
+          "abort_calls",
+          [](HttpHandle& self, int code, const std::string& message) {
+            if (code < 1 || code > 16) throw py::value_error("code must be a gRPC status from 1 to 16");
+            HttpConnection* connection = self.find();
+            return connection == nullptr ? 0U : connection->abort_calls({static_cast<Code>(code), message});
+          },
+          py::pos_only())
+      .def("lost",
+           [](HttpHandle& self) {
+             if (self.loop->loop != nullptr) self.loop->get().disconnect(self.id);
+           })
+      .def_property_readonly("open_calls", [](HttpHandle& self) -> std::size_t {
+        HttpConnection* connection = self.find();
+        return connection == nullptr ? 0 : connection->open_calls();
+      });
+}
+
+}  // namespace headrace::bindings

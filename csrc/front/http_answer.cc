@@ -1,0 +1,98 @@
+#include "front/http_answer.h"
+
+#include <array>
+
+#include "front/request_decoder.h"
+#include "front/response_outputs.h"
+#include "wire/deflate.h"
+
+namespace headrace {
+namespace {
+
+constexpr std::size_t kLightCompression = std::size_t{16} << 10;  // bytes that a loop may compress itself
+
+void append_number(std::string& text, std::string_view name, std::size_t value) {
+  text += name;
+  text += std::to_string(value);
+  text += "\r\n";
+}
+
+}  // namespace
+
+wire::InferResponse HttpResult::response(std::vector<wire::ResponseOutput>& given,
+                                         std::vector<wire::OutputForm>& present,
+                                         wire::ResponseParameter* parameters) const {
+  list_outputs(outputs, requests, *model, given);
+  for (std::size_t i = 0; i < forms.size(); ++i) {
+    if (outputs[i]) present.push_back(forms[i]);
+  }
+  wire::InferResponse said;
+  said.model_name = model->name;
+  said.model_version = model->version_text;
+  said.id = id;
+  if (timing) {
+    parameters[0] = {"headrace_batch_size", batch_rows};
+    parameters[1] = {"headrace_queue_ns", time.started - time.queued};
+    parameters[2] = {"headrace_compute_ns", time.finished - time.started};
+    said.parameters = {parameters, 3};
+  }
+  said.outputs = given;
+  return said;
+}
+
+bool HttpResult::heavy() const {
+  std::size_t bytes = 0;
+  for (const Tensor& output : outputs) bytes += output ? output.size : 0;
+  // Far from any bound, as nearly all are: no need to look closer.
+  constexpr std::size_t kSurelyLight = 4096;
+  if (bytes <= kSurelyLight) return false;
+  if (encoding != wire::Encoding::kIdentity && bytes > kLightCompression) return true;
+  std::vector<wire::ResponseOutput> given;
+  std::vector<wire::OutputForm> present;
+  std::array<wire::ResponseParameter, 3> parameters;
+  const wire::InferResponse said = response(given, present, parameters.data());
+  const std::size_t text =
+      form == HttpForm::kPredict ? wire::predict_response_bytes(given) : wire::json_response_bytes(said, present);
+  return text > (encoding == wire::Encoding::kIdentity ? RequestDecoder::kHeavyBytes : kLightCompression);
+}
+
+Status HttpResult::write_body(HttpAnswer& answer, std::size_t& json_bytes) const {
+  std::vector<wire::ResponseOutput> given;
+  std::vector<wire::OutputForm> present;
+  given.reserve(outputs.size());
+  present.reserve(outputs.size());
+  std::array<wire::ResponseParameter, 3> parameters;
+  const wire::InferResponse said = response(given, present, parameters.data());
+  if (form == HttpForm::kPredict) return wire::encode_predict_response(given, predict_form, answer.body);
+  return wire::encode_json_response(said, present, answer.body, json_bytes);
+}
+
+void HttpResult::write(HttpAnswer& answer) const {
+  std::size_t json_bytes = 0;
+  answer.status = write_body(answer, json_bytes);
+  if (!answer.status.ok() || form == HttpForm::kBare) return;
+  std::size_t size = answer.body.size();
+  const bool compressed = encoding != wire::Encoding::kIdentity && size >= kWorthCompressing;
+  if (compressed) {
+    answer.status = wire::deflate(encoding, answer.body);
+    if (!answer.status.ok()) return;
+    size = answer.body.size();
+  }
+  std::string& head = answer.head;
+  head.reserve(192 + headers.size());
+  head = "HTTP/1.1 200 OK\r\n";
+  if (json_bytes == 0) {
+    head += "Content-Type: application/json\r\n";
+  } else {
+    head += "Content-Type: application/octet-stream\r\n";
+    append_number(head, "Inference-Header-Content-Length: ", json_bytes);
+  }
+  if (compressed) {
+    head += encoding == wire::Encoding::kGzip ? "Content-Encoding: gzip\r\n" : "Content-Encoding: deflate\r\n";
+  }
+  append_number(head, "Content-Length: ", size);
+  head += headers;
+  head += "\r\n";
+}
+
+}  // namespace headrace

@@ -1,0 +1,64 @@
+// The answer to an inference over HTTP: the response's bytes, and the head that goes before them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "batching/request.h"
+#include "engine/model.h"
+#include "wire/intake.h"
+#include "wire/json_codec.h"
+#include "wire/output.h"
+#include "wire/predict_codec.h"
+
+namespace headrace {
+
+// Whose protocol an inference is of.
+enum class HttpForm : std::uint8_t {
+  kInfer,    // the Open Inference Protocol's
+  kBare,     // the same without a head: the owner makes something else of it
+  kPredict,  // TensorFlow Serving's
+};
+
+struct HttpAnswer {
+  std::uint32_t exchange = 0;
+  Status status;     // not OK: the owner writes the answer
+  int http = 0;      // the HTTP status of a refusal where the code's own would say too little; 0: the code's own
+  std::string head;  // status line and headers, with the empty line; empty where the owner writes its own
+  wire::OutMessage body;
+};
+
+// A ticket's outputs and how they are to be written: all that an answer is made of, on any thread.
+struct HttpResult {
+  // Bodies smaller than this are sent as they are, whatever is accepted: they would hardly shrink.
+  static constexpr std::size_t kWorthCompressing = 1024;
+
+  const Model* model = nullptr;
+  std::vector<Tensor> outputs;          // in the signature's order; kInvalid where not wanted
+  std::vector<OutputRequest> requests;  // of the ticket, where it asks for more than its outputs as they are
+  std::vector<wire::OutputForm> forms;
+  std::string id;
+  bool timing = false;
+  std::int64_t batch_rows = 0;
+  Timeline time;
+  wire::Encoding encoding = wire::Encoding::kIdentity;  // that the caller accepts
+  std::string headers;                                  // of the owner's, "Name: value\r\n" each
+  HttpForm form = HttpForm::kInfer;
+  wire::PredictForm predict_form = wire::PredictForm::kRows;
+
+  // Too much for an event loop.
+  bool heavy() const;
+  // Fills head and body, or the status.
+  void write(HttpAnswer& answer) const;
+
+ private:
+  Status write_body(HttpAnswer& answer, std::size_t& json_bytes) const;
+  wire::InferResponse response(std::vector<wire::ResponseOutput>& outputs, std::vector<wire::OutputForm>& present,
+                               wire::ResponseParameter* timing) const;
+};
+
+}  // namespace headrace

@@ -1,0 +1,356 @@
+#include "front/http_connection.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "wire/http_head.h"
+
+namespace headrace {
+
+HttpConnection::HttpConnection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
+    : Endpoint(loop, id, token, std::move(peer)),
+      context_{loop.engine().pool(), loop.engine().budget(), loop.options().grpc.max_message_bytes,
+               loop.options().grpc.max_inflight_bytes} {}
+
+HttpConnection::~HttpConnection() {
+  for (Exchange& exchange : exchanges_) end_ticket(exchange, {Code::kCancelled, "the caller closed the connection"});
+  intake_.reset(context_);
+}
+
+Status HttpConnection::begin_body(std::size_t size, std::size_t align_at, wire::Encoding encoding, std::size_t here) {
+  return intake_.begin(context_, size, align_at, encoding, here);
+}
+
+Status HttpConnection::append_body(std::span<const std::byte> bytes) {
+  const Loop::Step step(loop_);
+  return intake_.append(context_, bytes);
+}
+
+void HttpConnection::drop_body() { intake_.reset(context_); }
+
+std::string HttpConnection::take_body() {
+  std::size_t charged = 0;
+  const wire::Message body = intake_.finish(charged);
+  context_.inflight_bytes -= charged;
+  return {reinterpret_cast<const char*>(body.bytes.data()), body.bytes.size()};
+}
+
+HttpConnection::Received HttpConnection::receive(std::span<const std::byte> bytes, std::uint32_t next,
+                                                 std::size_t room) {
+  const Loop::Step step(loop_);
+  std::size_t started = 0;
+  while (!bytes.empty()) {
+    if (left_ != 0) {
+      bytes = bytes.subspan(receive_body(bytes));
+      continue;
+    }
+    wire::PlainInfer head;
+    if (started == room || !wire::read_plain_infer({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
+                                                   loop_.options().grpc.max_header_bytes, head)) {
+      break;
+    }
+    if (head.body_bytes > context_.max_message_bytes) break;
+    HttpInfer asked;
+    asked.exchange = next + static_cast<std::uint32_t>(started++);
+    asked.model = head.model;
+    asked.version = head.version;
+    if (head.json_bytes != wire::PlainInfer::kNone) asked.json_bytes = head.json_bytes;
+    asked.accepts = head.accepts;
+    bytes = bytes.subspan(head.head_bytes);
+    if (head.body_bytes <= bytes.size()) {
+      start_whole(std::move(asked), bytes.first(head.body_bytes));
+      bytes = bytes.subspan(head.body_bytes);
+      continue;
+    }
+    receiving_ = std::move(asked);
+    receiving_since_ = loop_.engine().clock().now();
+    left_ = head.body_bytes;
+    const Status status =
+        intake_.begin(context_, left_, receiving_.json_bytes, wire::Encoding::kIdentity, bytes.size());
+    dropping_ = !status.ok();
+    if (dropping_) refuse_body(std::move(receiving_), left_, status);
+  }
+  loop_.flush();
+  return {started, bytes.size()};
+}
+
+std::size_t HttpConnection::receive_body(std::span<const std::byte> bytes) {
+  const std::size_t taken = std::min(left_, bytes.size());
+  if (!dropping_) {
+    const Status status = intake_.append(context_, bytes.first(taken));
+    dropping_ = !status.ok();
+    if (dropping_) refuse_body(std::move(receiving_), left_, status);
+  }
+  left_ -= taken;
+  if (left_ == 0 && !dropping_) {
+    std::size_t charged = 0;
+    wire::Message body = intake_.finish(charged);
+    start(std::move(receiving_), std::move(body), charged);
+  }
+  return taken;
+}
+
+unsigned HttpConnection::infer(HttpInfer asked) {
+  const Loop::Step step(loop_);
+  std::size_t charged = 0;
+  wire::Message body = intake_.finish(charged);
+  start(std::move(asked), std::move(body), charged);
+  loop_.flush();
+  return bits();
+}
+
+unsigned HttpConnection::infer(HttpInfer asked, std::span<const std::byte> body) {
+  const Loop::Step step(loop_);
+  start_whole(std::move(asked), body);
+  loop_.flush();
+  return bits();
+}
+
+void HttpConnection::start_whole(HttpInfer asked, std::span<const std::byte> body) {
+  wire::BodyIntake whole;
+  Status status = whole.begin(context_, body.size(), asked.json_bytes, wire::Encoding::kIdentity, body.size());
+  if (status.ok()) status = whole.append(context_, body);
+  if (!status.ok()) {
+    refuse_body(std::move(asked), body.size(), status);
+    return;
+  }
+  std::size_t charged = 0;
+  wire::Message message = whole.finish(charged);
+  start(std::move(asked), std::move(message), charged);
+}
+
+void HttpConnection::refuse_body(HttpInfer asked, std::size_t bytes, const Status& status) {
+  Exchange& exchange = exchanges_.emplace_back();
+  exchange.received = loop_.engine().clock().now();
+  exchange.request_bytes = bytes;
+  exchange.asked = std::move(asked);
+  refuse(exchange, status, 0, nullptr, {});
+}
+
+void HttpConnection::start(HttpInfer asked, wire::Message body, std::size_t charged) {
+  now_ = loop_.engine().clock().now();
+  Exchange& exchange = exchanges_.emplace_back();
+  exchange.asked = std::move(asked);
+  exchange.received = now_;
+  exchange.charged = charged;
+  exchange.request_bytes = body.bytes.size();
+  const std::size_t json_bytes = std::min(exchange.asked.json_bytes, body.bytes.size());
+  if (body.encoding != wire::Encoding::kIdentity || json_bytes > RequestDecoder::kHeavyBytes) {
+    start_decoding(exchange, std::move(body));
+    return;
+  }
+  HttpDecoder& decoder = loop_.http_decoder_;
+  CatalogHold& hold = loop_.catalog();
+  const HttpInfer& ask = exchange.asked;
+  Status status = ask.form == HttpForm::kPredict ? decoder.decode_predict(*hold.catalog, ask.model, ask.version, body,
+                                                                          loop_.options().infer, loop_.engine().pool())
+                                                 : decoder.decode(*hold.catalog, ask.model, ask.version, body,
+                                                                  ask.json_bytes, loop_.options().infer);
+  exchange.predict_form = decoder.predict_form();
+  if (!status.ok()) {
+    refuse(exchange, status, 0, nullptr, decoder.request().id);
+    return;
+  }
+  if (decoder.heavy()) {
+    start_decoding(exchange, std::move(body));
+    return;
+  }
+  Ticket* ticket = loop_.new_ticket();
+  Model* model = nullptr;
+  status = decoder.admit(*hold.catalog, body, loop_.engine(), *ticket, model, exchange.forms);
+  if (status.ok()) {
+    run_ticket(exchange, ticket, hold, *model);
+  } else {
+    loop_.recycle(ticket);
+    refuse(exchange, status, 0, model, decoder.request().id);
+  }
+}
+
+HttpConnection::Exchange* HttpConnection::find(std::uint32_t exchange) {
+  const auto found = std::find_if(exchanges_.begin(), exchanges_.end(),
+                                  [exchange](const Exchange& open) { return open.asked.exchange == exchange; });
+  return found == exchanges_.end() ? nullptr : &*found;
+}
+
+void HttpConnection::start_decoding(Exchange& exchange, wire::Message body) {
+  auto job = std::make_unique<HttpDecodeJob>();
+  job->endpoint_id = id_;
+  job->exchange = exchange.asked.exchange;
+  job->engine = &loop_.engine();
+  job->options = &loop_.options();
+  job->model_name = exchange.asked.model;
+  job->model_version = exchange.asked.version;
+  job->body = std::move(body);
+  job->json_bytes = exchange.asked.json_bytes;
+  job->form = exchange.asked.form;
+  job->hold = &loop_.catalog();
+  if (!loop_.submit_job(job.get())) {
+    refuse(exchange, resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later"), 0,
+           nullptr, {});
+    return;
+  }
+  ++job->hold->tickets;
+  job.release();  // the ring brings it back
+}
+
+void HttpConnection::run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold& hold, Model& model) {
+  ticket->cookie_slot = id_;
+  ticket->cookie_call = exchange.asked.exchange;
+  ticket->cookie_bytes = exchange.request_bytes;
+  const Nanos timeout = exchange.asked.timeout;
+  ticket->start(now_, timeout >= kNever - exchange.received ? kNever : exchange.received + timeout);
+  exchange.ticket = ticket;
+  loop_.stage(ticket, hold, model);
+}
+
+void HttpConnection::finish_ticket(Ticket& ticket) {
+  Exchange* exchange = find(static_cast<std::uint32_t>(ticket.cookie_call));
+  if (exchange == nullptr || exchange->ticket != &ticket) return;
+  exchange->ticket = nullptr;
+  if (ticket.status.ok()) {
+    respond(*exchange, ticket);
+    return;
+  }
+  log(entry(*exchange, ticket.status.code(), &ticket, true));
+  HttpAnswer failed;
+  failed.status = ticket.status;
+  answer(*exchange, std::move(failed));
+}
+
+void HttpConnection::respond(Exchange& exchange, Ticket& ticket) {
+  AccessEntry said;
+  if (loop_.options().access_log) said = entry(exchange, Code::kOk, &ticket, true);
+  HttpResult& result = loop_.http_result_;
+  result.model = static_cast<const Model*>(ticket.cookie_model);
+  result.outputs.swap(ticket.outputs);
+  result.requests.clear();
+  if (ticket.asks_more) result.requests.swap(ticket.output_requests);
+  result.forms.swap(exchange.forms);
+  result.id = ticket.id;
+  result.timing = ticket.timing;
+  result.batch_rows = ticket.batch_rows;
+  result.time = ticket.time;
+  result.encoding = exchange.asked.accepts;
+  result.headers = std::move(exchange.asked.headers);
+  result.form = exchange.asked.form;
+  result.predict_form = exchange.predict_form;
+  if (result.heavy()) {
+    auto job = std::make_unique<HttpEncodeJob>();
+    job->endpoint_id = id_;
+    job->exchange = exchange.asked.exchange;
+    job->hold = static_cast<CatalogHold*>(ticket.cookie_hold);
+    job->result = std::move(result);
+    job->entry = std::move(said);
+    if (loop_.submit_job(job.get())) {
+      ++job->hold->tickets;
+      job.release();  // the ring brings it back
+    } else {
+      refuse(exchange, resource_exhausted("too many large answers wait to be written (limit 1024); try again later"), 0,
+             nullptr, {});
+    }
+    return;
+  }
+  HttpAnswer done;
+  result.write(done);
+  ticket.outputs.swap(result.outputs);  // their memory stays with the ticket
+  said.code = done.status.code();
+  said.response_bytes = done.body.size();
+  log(std::move(said));
+  answer(exchange, std::move(done));
+}
+
+void HttpConnection::finish_job(LoopJob& finished) {
+  auto& job = static_cast<HttpJob&>(finished);
+  Exchange* exchange = find(job.exchange);
+  if (exchange == nullptr) return;
+  if (!job.ran) {
+    refuse(*exchange, {Code::kUnavailable, "the server is shutting down"}, 0, nullptr, {});
+  } else if (job.encodes) {
+    auto& encoded = static_cast<HttpEncodeJob&>(job);
+    encoded.entry.code = encoded.answer.status.code();
+    encoded.entry.response_bytes = encoded.answer.body.size();
+    log(std::move(encoded.entry));
+    answer(*exchange, std::move(encoded.answer));
+  } else {
+    auto& decoded = static_cast<HttpDecodeJob&>(job);
+    if (!decoded.status.ok()) {
+      refuse(*exchange, decoded.status, decoded.http, decoded.model, decoded.request_id);
+      return;
+    }
+    exchange->forms = std::move(decoded.forms);
+    exchange->predict_form = decoded.predict_form;
+    now_ = loop_.engine().clock().now();
+    run_ticket(*exchange, decoded.ticket.release(), *decoded.hold, *decoded.model);
+  }
+}
+
+void HttpConnection::refuse(Exchange& exchange, const Status& status, int http, Model* model,
+                            std::string_view request_id) {
+  if (model != nullptr) model->counters.unserved(status.code(), false, 0);
+  if (loop_.options().access_log) {
+    AccessEntry said = entry(exchange, status.code(), nullptr, true);
+    said.request_id = request_id;
+    log(std::move(said));
+  }
+  HttpAnswer refused;
+  refused.status = status;
+  refused.http = http;
+  answer(exchange, std::move(refused));
+}
+
+void HttpConnection::end_ticket(Exchange& exchange, const Status& status) {
+  log(entry(exchange, status.code(), exchange.ticket, false));
+  if (exchange.ticket != nullptr) loop_.engine().cancel(std::exchange(exchange.ticket, nullptr), status);
+}
+
+void HttpConnection::answer(Exchange& exchange, HttpAnswer done) {
+  done.exchange = exchange.asked.exchange;
+  context_.inflight_bytes -= exchange.charged;
+  if (&exchange != &exchanges_.back()) exchange = std::move(exchanges_.back());
+  exchanges_.pop_back();
+  answers_.push_back(std::move(done));
+}
+
+std::vector<HttpAnswer> HttpConnection::take_answers() { return std::exchange(answers_, {}); }
+
+unsigned HttpConnection::abort_calls(const Status& status) {
+  const Loop::Step step(loop_);
+  loop_.flush();
+  while (!exchanges_.empty()) {
+    end_ticket(exchanges_.back(), status);
+    HttpAnswer ended;
+    ended.status = status;
+    answer(exchanges_.back(), std::move(ended));
+  }
+  return bits();
+}
+
+AccessEntry HttpConnection::entry(const Exchange& exchange, Code code, const Ticket* ticket, bool answered) const {
+  AccessEntry said;
+  if (!loop_.options().access_log) return said;
+  said.peer = peer_;
+  said.path = "/v2/models/" + exchange.asked.model;
+  if (!exchange.asked.version.empty()) said.path += "/versions/" + exchange.asked.version;
+  said.path += "/infer";
+  said.model = exchange.asked.model;
+  said.version = exchange.asked.version;
+  said.code = code;
+  said.request_bytes = exchange.request_bytes;
+  said.total_ns = loop_.engine().clock().now() - exchange.received;
+  if (ticket == nullptr) return said;
+  said.version = static_cast<const Model*>(ticket->cookie_model)->version_text;
+  said.request_id = ticket->id;
+  said.rows = ticket->rows;
+  if (answered) said.batch_rows = ticket->batch_rows;
+  if (answered && ticket->time.finished != 0) {
+    said.queue_ns = ticket->time.started - ticket->time.queued;
+    said.compute_ns = ticket->time.finished - ticket->time.started;
+  }
+  return said;
+}
+
+void HttpConnection::log(AccessEntry said) {
+  if (loop_.options().access_log) loop_.log_access(std::move(said));
+}
+
+}  // namespace headrace

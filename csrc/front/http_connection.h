@@ -1,0 +1,109 @@
+// One HTTP/1.1 connection, as far as inference goes: bodies in, answers out. Its owner parses HTTP, keeps the order of
+// answers and speaks for everything else.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "front/endpoint.h"
+#include "front/http_answer.h"
+#include "front/http_decoder.h"
+#include "front/http_job.h"
+#include "front/loop.h"
+#include "wire/body_intake.h"
+
+namespace headrace {
+
+// An inference, without its body.
+struct HttpInfer {
+  std::uint32_t exchange = 0;  // the owner's number for it; unique among those that are open
+  std::string model;
+  std::string version;
+  std::size_t json_bytes = HttpDecoder::kAllJson;      // Inference-Header-Content-Length
+  Nanos timeout = kNever;                              // from now
+  wire::Encoding accepts = wire::Encoding::kIdentity;  // how the answer may be compressed
+  std::string headers;                                 // for the answer, "Name: value\r\n" each
+  HttpForm form = HttpForm::kInfer;
+};
+
+class HttpConnection final : public Endpoint {
+ public:
+  HttpConnection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer);
+  ~HttpConnection() override;
+
+  // What became of bytes that were read. `left`: of them, at the end, what is not an inference of the plain kind; the
+  // owner's parser judges it, and its answers come in between by number.
+  struct Received {
+    std::size_t started;  // exchanges, with the numbers that were given
+    std::size_t left;
+  };
+  // Bytes from where no request is open, or from where receive() left one. Takes plain inferences only, at most `room`
+  // of them, numbered from `next`.
+  Received receive(std::span<const std::byte> bytes, std::uint32_t next, std::size_t room);
+  // When the inference began whose body receive() has not seen the end of; kNever: there is none.
+  Nanos receiving_since() const { return left_ == 0 ? kNever : receiving_since_; }
+
+  // The body of the request that is being read: at most one. A refusal drops it.
+  Status begin_body(std::size_t size, std::size_t align_at, wire::Encoding encoding, std::size_t here);
+  Status append_body(std::span<const std::byte> bytes);
+  void drop_body();
+  // The body, for the owner: it is copied, and counts no longer.
+  std::string take_body();
+
+  // The body is whole: infer with it. Returns bits(); the answer is among take_answers() now or later.
+  unsigned infer(HttpInfer asked);
+  // The same with a body that is whole at first sight; the one that is being read is left alone.
+  unsigned infer(HttpInfer asked, std::span<const std::byte> body);
+  std::vector<HttpAnswer> take_answers();
+  // Answers every open exchange with this status.
+  unsigned abort_calls(const Status& status);
+  unsigned bits() const override { return answers_.empty() ? 0U : static_cast<unsigned>(kHasOutput); }
+  std::size_t open_calls() const { return exchanges_.size(); }
+
+ private:
+  struct Exchange {
+    HttpInfer asked;
+    std::vector<wire::OutputForm> forms;
+    wire::PredictForm predict_form = wire::PredictForm::kRows;
+    Ticket* ticket = nullptr;  // that is out
+    Nanos received = 0;
+    std::size_t request_bytes = 0;
+    std::size_t charged = 0;
+  };
+
+  void finish_ticket(Ticket& ticket) override;
+  void finish_job(LoopJob& finished) override;
+  Nanos next_timeout() const override { return kNever; }
+  void on_timer(Nanos /*now*/) override {}
+
+  Exchange* find(std::uint32_t exchange);
+  void start(HttpInfer asked, wire::Message body, std::size_t charged);
+  void start_whole(HttpInfer asked, std::span<const std::byte> body);
+  void refuse_body(HttpInfer asked, std::size_t bytes, const Status& status);
+  std::size_t receive_body(std::span<const std::byte> bytes);
+  void start_decoding(Exchange& exchange, wire::Message body);
+  void run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold& hold, Model& model);
+  void respond(Exchange& exchange, Ticket& ticket);
+  void refuse(Exchange& exchange, const Status& status, int http, Model* model, std::string_view request_id);
+  void end_ticket(Exchange& exchange, const Status& status);
+  // The exchange is over.
+  void answer(Exchange& exchange, HttpAnswer answer);
+  // What the access log says of it so far; with a ticket that is back (`answered`) or still out.
+  AccessEntry entry(const Exchange& exchange, Code code, const Ticket* ticket, bool answered) const;
+  void log(AccessEntry entry);
+
+  wire::IntakeContext context_;
+  wire::BodyIntake intake_;
+  std::vector<Exchange> exchanges_;
+  std::vector<HttpAnswer> answers_;
+  // The inference whose body receive() is in.
+  HttpInfer receiving_;
+  std::size_t left_ = 0;   // of its body
+  bool dropping_ = false;  // it was refused already
+  Nanos receiving_since_ = 0;
+};
+
+}  // namespace headrace

@@ -1,0 +1,493 @@
+"""One HTTP/1.1 connection on asyncio: reads go to the core, which takes plain inferences by itself, and to the reader,
+which takes everything else; answers leave in the order of the requests.
+
+Everything that a peer can make us hold has a bound: header block, body, requests that wait for their answer, and the
+time that each of these may take.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from headrace.config import Config
+from headrace.engine import LoopPort
+from headrace.errors import HeadraceError, Internal, Unavailable
+from headrace.http_gateway import Gateway, Kind, Route
+from headrace.http_generate import Generation
+from headrace.http_message import IDENTITY, Request, Response, core_error, error_answer
+from headrace.http_reader import RequestReader
+
+__all__ = ["HttpProtocol", "MeasuredHttpProtocol"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("headrace.http")
+
+_LINGER_SECONDS = 2.0  # after an answer that ends the connection, this long for the peer to close its side
+_MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's honest pipeline
+_PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
+_UNAVAILABLE = 14
+_INFER, _BARE, _PREDICT = 0, 1, 2  # the forms of an inference, as the core numbers them
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Payload = bytes | list[bytes | memoryview]
+
+
+class HttpProtocol(asyncio.BufferedProtocol):
+    """One connection: keep-alive, pipelining, bodies into the core's memory, answers in the order of the requests."""
+
+    def __init__(
+        self,
+        port: LoopPort,
+        gateway: Gateway,
+        routes: dict[bytes, Route],
+        peer: str,
+        on_close: Callable[["HttpProtocol"], None],
+        *,
+        refused: bool = False,
+    ) -> None:
+        """`routes`: those of inference by their targets, shared by the connections of a loop. `refused`: there are too
+        many connections, so this one gets a 503."""
+        self._port = port
+        self._loop = port.loop
+        self._gateway = gateway
+        self._service = gateway.service
+        self._config: Config = gateway.config
+        self._on_close = on_close
+        self._refused = refused
+        self._token, self._core = port.connect_http(self, peer)
+        # uvloop asks a protocol for `get_buffer` once, so the core's is there from the start.
+        self.get_buffer = self._core.get_buffer  # type: ignore[method-assign, assignment]
+        self._buffer = self._core.get_buffer(-1)
+        self._receive = self._core.receive
+        self._take = self._core.take_answers
+        self._reader = RequestReader(
+            self._core,
+            gateway,
+            routes,
+            on_request=self._requested,
+            on_refusal=self._fail,
+            on_expect=self._expected,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost = False
+        self._last_byte = port.loop.time()
+        self._begun = 0.0  # when the request did that the reader has half of; 0: not known yet
+        self._next = 0  # number of the next request
+        self._waiting: deque[int] = deque()  # numbers of requests without an answer, in order
+        self._done: dict[int, Payload] = {}  # answers that wait for those before them
+        self._generating: dict[int, Generation] = {}
+        self._extras: dict[int, bytes] = {}  # header lines of answers that the core may have to leave to us
+        self._calls: dict[int, asyncio.Future[Any] | concurrent.futures.Future[Any]] = {}
+        self._out: list[bytes | memoryview] = []
+        self._last = -1  # number of the request whose answer ends the connection
+        self._leaving = False  # the connection ends when there is nothing more to answer
+        self._ending = False  # our last answer is out
+        self._ended = False  # and our side shut down behind it
+        self._paused = False  # the transport takes no more
+        self._resting = False  # we take no more
+        self._unsent = 0  # bytes that the transport had when it was last looked at
+
+    # --- The transport's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # of a socket: it reads and writes
+        if self._refused:
+            limit = self._config.max_connections
+            text = f"there are {limit} connections, and more are not taken (--max-connections)"
+            self._fail(Response.error(503, text))
+        else:
+            self._arm()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._last >= 0:
+            return
+        self._last_byte = self._loop.time()
+        left = nbytes
+        # A drain tells each client so in its answers' heads, which is the reader's way.
+        if not self._reader.half_read and (not self._service.draining or self._core.receiving_for is not None):
+            packed = self._receive(nbytes, self._next, _MAX_PIPELINED - len(self._waiting))
+            started, left = packed >> 8 & 0xFFFFFF, packed >> 32
+            if started:
+                self._started(started)
+            if packed & 0xFF:
+                self._collect()
+        if left:
+            self._reader.feed(self._buffer[nbytes - left : nbytes])
+            self._begun = (self._begun or self._last_byte) if self._reader.half_read else 0.0
+        if self._out:
+            self._write()
+
+    def eof_received(self) -> bool:
+        # Nobody can tell a client that has gone from one that has only said all it will: as other servers do, it is
+        # taken to be gone, and what it asked for is cancelled.
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for call in self._calls.values():
+            call.cancel()
+        self._calls.clear()
+        self._port.disconnect(self._token)
+        self._core.lost()
+        self._reader.close()
+        self._on_close(self)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._last_byte = self._loop.time()
+        self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        self._rest()  # who does not read its answers may not ask for more
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._wake()
+
+    def _rest(self) -> None:
+        if not self._resting and self._transport is not None and not self._transport.is_closing():
+            self._resting = True
+            self._transport.pause_reading()
+
+    def _wake(self) -> None:
+        if self._resting and not self._paused and len(self._waiting) < _PAUSE_PIPELINED and self._transport is not None:
+            self._resting = False
+            if not self._transport.is_closing():
+                self._last_byte = self._loop.time()
+                self._transport.resume_reading()
+
+    # --- Requests.
+
+    def _started(self, count: int) -> int:
+        """Gives the next `count` numbers to requests; returns the last."""
+        self._next += count
+        if count == 1:
+            self._waiting.append(self._next - 1)
+        else:
+            self._waiting.extend(range(self._next - count, self._next))
+        if len(self._waiting) >= _PAUSE_PIPELINED:
+            self._rest()
+        return self._next - 1
+
+    def _expected(self) -> None:
+        if not self._waiting and self._reader.version == "1.1":
+            self._out.append(_CONTINUE)
+
+    def _requested(self) -> None:
+        """The reader has a whole request."""
+        if self._last >= 0:
+            return
+        self._begun = 0.0
+        if len(self._waiting) >= _MAX_PIPELINED:
+            text = f"more than {_MAX_PIPELINED} requests were sent without reading an answer"
+            self._fail(Response.error(429, text, (("Retry-After", "1"),)))
+            return
+        reader = self._reader
+        number = self._started(1)
+        extra = b""
+        if not reader.keep_alive or self._service.draining:
+            self._last = number
+            extra = b"Connection: close\r\n"
+        elif reader.version != "1.1":
+            extra = b"Connection: keep-alive\r\n"
+        if reader.origin:
+            extra += self._gateway.cors(reader.origin.decode("latin-1"), reader.method, reader.route)
+        if reader.refusal is not None:
+            if reader.stored:
+                self._core.drop_body()
+            self._put(number, reader.refusal.encode(head=reader.method == b"HEAD", extra=extra))
+        elif reader.native:
+            self._infer(number, extra)
+        else:
+            self._answer_in_python(number, extra)
+
+    def _infer(self, number: int, extra: bytes) -> None:
+        reader = self._reader
+        if reader.body is None and not reader.stored:
+            reader.begin_body(0)  # an empty one
+        if extra:
+            self._extras[number] = extra
+        route = reader.route
+        asked = (number, route.model, route.version, reader.body, reader.json_bytes, reader.timeout, reader.accepts)
+        if self._core.infer(*asked, extra, _PREDICT if route.kind == Kind.PREDICT else _INFER):
+            self._collect()
+
+    # --- What Python answers.
+
+    def _answer_in_python(self, number: int, extra: bytes) -> None:
+        reader, route = self._reader, self._reader.route
+        method = reader.method.decode("latin-1")
+        head = method == "HEAD"
+        origin, host = reader.origin.decode("latin-1"), reader.host.decode("latin-1")
+        request = Request("GET" if head else method, route.parts, reader.take_body(), origin, host)
+        if route.kind == Kind.INLINE:
+            self._put(number, self._gateway.answer_inline(route, request).encode(head=head, extra=extra))
+        else:
+            self._start(_Call(number, route, head, extra, reader.timeout), request, reader.encoding, reader.accepts)
+
+    def _start(self, call: "_Call", request: Request, encoding: int, accepts: int) -> None:
+        work = self._gateway.answer(call.route, request, encoding, accepts)
+        future: asyncio.Future[Any] | concurrent.futures.Future[Any]
+        home = self._gateway.home
+        if home is self._loop:
+            future = task = self._loop.create_task(work)
+            task.add_done_callback(lambda done: self._answered(call, done))
+        else:
+            future = remote = asyncio.run_coroutine_threadsafe(work, home)
+            remote.add_done_callback(lambda done: self._hand_back(call, done))
+        self._calls[call.number] = future
+
+    def _hand_back(self, call: "_Call", done: "concurrent.futures.Future[Any]") -> None:
+        with contextlib.suppress(RuntimeError):  # our loop is closed, and its connections with it
+            self._loop.call_soon_threadsafe(self._answered, call, done)
+
+    def _answered(self, call: "_Call", done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
+        if self._calls.pop(call.number, None) is None:
+            return  # the connection is gone, or the time for it is over
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled():
+            answer = error_answer(Unavailable("the server is shutting down"))
+        elif error is None:
+            result = done.result()
+            if isinstance(result, Generation):
+                self._generate(call, result)
+                return
+            answer = result
+        elif isinstance(error, HeadraceError):
+            answer = error_answer(error)
+        else:
+            path = "/" + "/".join(call.route.parts)
+            log.error("%s failed", path, exc_info=error)
+            answer = error_answer(Internal(f"{path} failed inside the server; its log says more"))
+        self._put(call.number, answer.encode(head=call.head, extra=call.extra))
+        self._write()
+
+    def _generate(self, call: "_Call", generation: Generation) -> None:
+        self._generating[call.number] = generation
+        if call.extra:
+            self._extras[call.number] = call.extra
+        model, version = call.route.model, call.route.version
+        asked = (call.number, model, version, generation.request, -1, call.timeout, IDENTITY, b"", _BARE)
+        if self._core.infer(*asked):
+            self._collect()
+            self._write()
+
+    # --- The core's side, and what goes out.
+
+    def act(self, bits: int) -> None:
+        """Writes the answers that the core has. Called by the loop's port."""
+        if not self._lost and bits:
+            self._collect()
+            self._write()
+
+    def _collect(self) -> None:
+        for number, code, http, said in self._take():
+            payload = said
+            if code or self._generating or self._extras:
+                payload = self._finished(number, code, http, said)
+            self._put(number, payload)
+
+    def _finished(self, number: int, code: int, http: int, said: Any) -> Payload:
+        extra = self._extras.pop(number, b"")
+        generation = self._generating.pop(number, None)
+        if code:
+            return core_error(code, http, said).encode(head=False, extra=extra)
+        if generation is not None:
+            return generation.answer(said).encode(head=False, extra=extra)
+        payload: Payload = said
+        return payload
+
+    def _put(self, number: int, payload: Payload) -> None:
+        """The answer to request `number`: out now, or behind those before it."""
+        waiting = self._waiting
+        if waiting[0] != number:
+            self._done[number] = payload
+            return
+        done = self._done
+        while True:
+            waiting.popleft()
+            if isinstance(payload, bytes):
+                self._out.append(payload)
+            else:
+                self._out.extend(payload)
+            if number == self._last:
+                self._ending = True
+            if not (done and waiting and waiting[0] in done):
+                return
+            number = waiting[0]
+            payload = done.pop(number)
+
+    def _write(self) -> None:
+        transport = self._transport
+        if transport is None or self._lost or transport.is_closing():
+            self._out = []
+            return
+        out = self._out
+        if out:
+            self._out = []
+            if len(out) == 1:
+                transport.write(out[0])
+            else:
+                transport.writelines(out)
+        if self._ending or (self._leaving and not self._busy):
+            self._end(transport)
+        elif self._resting:
+            self._wake()
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        """Shuts our side down behind the last answer, and waits for the peer's: a close with bytes unread would make
+        the kernel reset the connection, and the peer would lose that answer."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._linger(transport)
+        if self._resting:
+            self._resting = False
+            transport.resume_reading()  # to see its end
+        transport.write_eof()
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        self._unsent = transport.get_write_buffer_size()
+        seconds = self._config.write_stall_seconds if self._unsent else _LINGER_SECONDS
+        self._timer = self._loop.call_later(seconds, self._end_linger, transport)
+
+    def _end_linger(self, transport: asyncio.Transport) -> None:
+        if transport.get_write_buffer_size() < self._unsent:  # it reads, if slowly
+            self._linger(transport)
+        else:
+            transport.abort()
+
+    def _fail(self, response: Response) -> None:
+        """The last answer of this connection, behind those that are still to come."""
+        if self._last >= 0 or self._lost:
+            return
+        # An inference whose body is only half here has its number already.
+        number = self._next - 1 if self._core.receiving_for is not None else self._started(1)
+        self._last = number
+        self._put(number, response.encode(head=False, extra=b"Connection: close\r\n"))
+        self._write()
+
+    # --- Time.
+
+    def _arm(self) -> None:
+        # One timer a connection, which looks at the clock when it fires: re-arming it for each read would cost more.
+        config, now, transport = self._config, self._loop.time(), self._transport
+        stall, whole = config.message_stall_seconds, config.message_whole_seconds
+        if self._last >= 0 or transport is None:
+            if self._ended or transport is None:
+                return
+            due = now + stall  # the last answer is on its way
+        elif self._paused:
+            unsent = transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._unsent, self._last_byte = unsent, now
+            due = self._last_byte + config.write_stall_seconds
+            if due <= now:
+                transport.abort()
+                return
+        elif self._resting:
+            self._last_byte = now
+            due = now + stall
+        elif self._reader.half_read or self._core.receiving_for is not None:
+            due = self._last_byte + stall
+            text = f"half a request, and no byte for {stall:g} s (--message-stall-seconds)"
+            received = self._core.receiving_for
+            begun = self._begun if received is None else now - received
+            if begun and begun + whole < due:
+                due = begun + whole
+                text = f"no whole request in {whole:g} s (--message-whole-seconds)"
+            if due <= now:
+                self._fail(Response.error(408, text))
+                return
+        elif self._waiting:
+            self._last_byte = now
+            due = now + stall
+        else:
+            due = self._last_byte + config.idle_seconds
+            if due <= now:
+                transport.close()
+                return
+        wait = min(due - now, stall, whole, config.write_stall_seconds)
+        self._timer = self._loop.call_later(wait, self._arm)
+
+    # --- The server's side: shutting down.
+
+    @property
+    def open_calls(self) -> int:
+        """Requests that are not answered yet."""
+        return 0 if self._lost else len(self._waiting)
+
+    def shutdown(self) -> None:
+        """Ends the connection if it is idle; one in the middle of a request ends behind its answer."""
+        if self._transport is None or self._last >= 0:
+            return
+        if self._busy:
+            self._leaving = True
+        else:
+            self._transport.close()
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waiting) or self._reader.half_read or self._core.receiving_for is not None
+
+    def abort_calls(self, message: str) -> None:
+        """Answers every open request 503."""
+        if self._lost:
+            return
+        self._core.abort_calls(_UNAVAILABLE, message)
+        self._collect()
+        for number, call in list(self._calls.items()):
+            del self._calls[number]
+            call.cancel()
+            self._put(number, error_answer(Unavailable(message)).encode(head=False))
+        self._leaving = True
+        self._write()
+
+    def abort(self) -> None:
+        """Closes at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Call(NamedTuple):
+    """A request that Python answers. `extra`: header lines of its answer."""
+
+    number: int
+    route: Route
+    head: bool
+    extra: bytes
+    timeout: float
+
+
+class MeasuredHttpProtocol(HttpProtocol):
+    """The same with its callbacks measured, for --measure-steps."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._run("http connect", super().connection_made, transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._run("http read", super().buffer_updated, nbytes)
+
+    def resume_writing(self) -> None:
+        self._run("http resume", super().resume_writing)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._run("http lost", super().connection_lost, exc)
+
+    def _answered(self, call: _Call, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
+        self._run("http answered", super()._answered, call, done)
+
+    def _run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        steps = self._port.steps
+        return step(*args, **kwargs) if steps is None else steps.run(kind, step, *args, **kwargs)

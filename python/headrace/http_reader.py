@@ -1,0 +1,281 @@
+"""What an HTTP/1.1 request says of itself: `httptools` reads it, this keeps what means something here, puts its body
+into the core's memory, and refuses what can be refused before the body has come.
+"""
+
+from collections.abc import Callable, MutableMapping
+
+import httptools
+
+from headrace.engine import HttpConnection
+from headrace.errors import HeadraceError, InvalidArgument
+from headrace.http_gateway import MISSING, Gateway, Kind, Route
+from headrace.http_message import (
+    IDENTITY,
+    Response,
+    accepted_encoding,
+    content_encoding,
+    core_error,
+    error_answer,
+    parse_timeout,
+)
+
+__all__ = ["RequestReader"]
+
+_MAX_ROUTES = 4096  # of inference, remembered by their target
+_MAX_DIGITS = 15
+
+# Headers that mean something here.
+_IGNORED, _LENGTH, _JSON_LENGTH, _ENCODING, _ACCEPTS, _TRANSFER, _EXPECT, _TIMEOUT, _ORIGIN, _HOST, _CONNECTION = range(
+    11
+)
+_HEADERS = {
+    b"content-length": _LENGTH,
+    b"inference-header-content-length": _JSON_LENGTH,
+    b"content-encoding": _ENCODING,
+    b"accept-encoding": _ACCEPTS,
+    b"transfer-encoding": _TRANSFER,
+    b"expect": _EXPECT,
+    b"grpc-timeout": _TIMEOUT,
+    b"origin": _ORIGIN,
+    b"host": _HOST,
+    b"connection": _CONNECTION,
+    b"upgrade": _CONNECTION,
+}
+
+
+class RequestReader:
+    """The requests of one connection, one after the other. What it has read is good from `on_request` to its end."""
+
+    def __init__(
+        self,
+        core: HttpConnection,
+        gateway: Gateway,
+        routes: MutableMapping[bytes, Route],
+        *,
+        on_request: Callable[[], None],
+        on_refusal: Callable[[Response], None],
+        on_expect: Callable[[], None],
+    ) -> None:
+        """`on_request`: one is whole. `on_refusal`: this is the last answer of the connection, because nobody can tell
+        where the next request begins. `on_expect`: the client waits for 100 Continue."""
+        self._core = core
+        self._gateway = gateway
+        self._config = gateway.config
+        self._routes = routes
+        self._on_request = on_request
+        self._on_refusal = on_refusal
+        self._on_expect = on_expect
+        self._parser = httptools.HttpRequestParser(self)
+        self.in_request = False
+        self._in_headers = False
+        self._ended = False
+        self._header_bytes = 0  # read since the last whole request, as long as its header block is not whole
+        self._parsed_bytes = 0  # of the target and the headers that are whole
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target = b""
+        self.method = b""
+        self.route = MISSING
+        self.length = -1
+        self._chunked = False
+        self.json_bytes = -1
+        self._encoding: int | None = IDENTITY
+        self.accepts = IDENTITY
+        self.timeout = -1.0
+        self.origin = b""
+        self.host = b""
+        self._expect = b""
+        self._bad: HeadraceError | None = None
+        self.refusal: Response | None = None  # decided before the body came
+        self.body: bytes | None = None  # whole at first sight
+        self.stored = False  # the core has (the beginning of) the body
+        self._body_bytes = 0
+
+    # --- The connection's side.
+
+    def feed(self, data: memoryview) -> None:
+        """Reads on. Ends with on_refusal for what is not HTTP."""
+        if not self.in_request or self._in_headers:
+            self._header_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # answered as if it had not asked, which HTTP allows; the connection ends behind the answer
+        except httptools.HttpParserError as error:
+            self._refuse(Response.error(400, f"this is not HTTP/1.1: {error}"))
+        else:
+            if self._header_bytes and (self._in_headers or not self.in_request):
+                self._check_header(self._header_bytes)
+
+    @property
+    def half_read(self) -> bool:
+        """A request has begun and is not whole."""
+        return self.in_request or self._header_bytes != 0
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client wants, and can have, another request on this connection."""
+        return bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
+
+    @property
+    def version(self) -> str:
+        """Of HTTP: "1.1"."""
+        return str(self._parser.get_http_version())
+
+    @property
+    def encoding(self) -> int:
+        """Of the body: one that is known, once there is no refusal."""
+        return self._encoding or IDENTITY
+
+    @property
+    def native(self) -> bool:
+        """Whether the core answers it."""
+        kind = self.route.kind
+        return kind == Kind.INFER or (kind == Kind.PREDICT and self.method == b"POST")
+
+    def take_body(self) -> bytes:
+        """The body, for Python."""
+        return self._core.take_body() if self.stored else self.body or b""
+
+    def close(self) -> None:
+        """Nothing more is read. Needed: the parser holds this object, and the two would wait for the collector."""
+        self._ended = True
+        self.__dict__.pop("_parser", None)
+
+    # --- httptools' side.
+
+    def on_message_begin(self) -> None:
+        self.in_request = self._in_headers = True
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + 4)
+        meaning = _HEADERS.get(name.lower(), _IGNORED)
+        if meaning == _LENGTH:
+            self.length = int(value)  # the parser has checked it
+        elif meaning == _JSON_LENGTH:
+            if value.isdigit() and len(value) <= _MAX_DIGITS:
+                self.json_bytes = int(value)
+            else:
+                text = value.decode("latin-1")
+                self._bad = InvalidArgument(f"Inference-Header-Content-Length must be a number of bytes, not '{text}'")
+        elif meaning == _ENCODING:
+            self._encoding = content_encoding(value)
+        elif meaning == _ACCEPTS:
+            self.accepts = accepted_encoding(value)
+        elif meaning == _TRANSFER:
+            self._chunked = True
+        elif meaning == _EXPECT:
+            self._expect = value
+        elif meaning == _ORIGIN:
+            self.origin = value
+        elif meaning == _HOST:
+            self.host = value
+        elif meaning == _TIMEOUT:
+            seconds = parse_timeout(value)
+            if seconds is None:
+                text = value.decode("latin-1")
+                self._bad = InvalidArgument(f"grpc-timeout must be a number and a unit of H M S m u n, not '{text}'")
+            else:
+                self.timeout = seconds
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._header_bytes = 0
+        self.method = self._parser.get_method()
+        route = self._routes.get(self._target)
+        if route is None:
+            route = self._gateway.route(self._target)
+            if route.kind == Kind.INFER and len(self._routes) < _MAX_ROUTES:
+                self._routes[self._target] = route
+        self.route = route
+        self.refusal = self._judge(route)
+        if self.refusal is not None and self._expect:
+            self._refuse(self.refusal)  # the body may come or not
+
+    def _judge(self, route: Route) -> Response | None:
+        """Refuses what can be refused before the body is here."""
+        method = self.method.decode("latin-1")
+        path = self._target.split(b"?", 1)[0].decode("latin-1")
+        if self.length > self._config.max_request_bytes:
+            self._refuse(self._too_large())
+            return None
+        if route.kind == Kind.MISSING:
+            return Response.error(404, f"there is nothing at {path}")
+        if method == "OPTIONS":
+            return Response(204, b"", (("Allow", route.allow),))
+        if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
+            return Response.error(405, f"{path} takes {route.allow}, not {method}", (("Allow", route.allow),))
+        if self._bad is not None:
+            return error_answer(self._bad)
+        if self._encoding is None:
+            known = (("Accept-Encoding", "gzip, deflate"),)
+            return Response.error(415, "Content-Encoding may be gzip, deflate or identity", known)
+        if route.body and method == "POST" and self.length < 0 and not self._chunked:
+            return Response.error(411, f"{path} takes a body: send Content-Length, or chunks")
+        if self._expect:
+            if self._expect.lower() != b"100-continue":
+                return Response.error(417, "of Expect only 100-continue is known")
+            self._on_expect()
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        if self._ended:
+            return
+        size = len(body)
+        if size == self.length and self._encoding == IDENTITY:
+            self.body = body
+            return
+        self._body_bytes += size
+        if self._body_bytes > self._config.max_request_bytes:
+            self._refuse(self._too_large())
+        elif self.refusal is None:
+            refused = None if self.stored else self.begin_body(size)
+            if refused is None:
+                refused = self._core.append_body(body)
+            if refused is not None:
+                self.stored = False
+                self._refuse(core_error(refused[0], 0, refused[1]))
+
+    def begin_body(self, here: int) -> tuple[int, str] | None:
+        """The core makes room for a body, `here` bytes of which are at hand."""
+        self.stored = True
+        align_at = self.json_bytes if self.json_bytes > 0 and self._encoding == IDENTITY else 0
+        # Python inflates what the core does not infer with.
+        encoding = self.encoding if self.native else IDENTITY
+        return self._core.begin_body(self.length, align_at, encoding, here)
+
+    def on_message_complete(self) -> None:
+        self.in_request = False
+        self._parsed_bytes = 0
+        if self._ended:
+            return
+        self._on_request()
+        self._reset()
+
+    # --- Bounds.
+
+    def _too_large(self) -> Response:
+        limit = self._config.max_request_bytes
+        return Response.error(413, f"the body is over the limit of {limit} bytes (--max-request-bytes)")
+
+    def _count(self, size: int) -> None:
+        self._parsed_bytes += size
+        self._check_header(self._parsed_bytes)
+
+    def _check_header(self, size: int) -> None:
+        limit = self._config.max_header_bytes
+        if size > limit:
+            self._refuse(Response.error(431, f"a header block may have {limit} bytes (--max-header-bytes)"))
+
+    def _refuse(self, response: Response) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self.stored:
+            self._core.drop_body()
+        self._on_refusal(response)
