@@ -117,7 +117,7 @@ unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std:
   if (timeout >= 0) asked.timeout = static_cast<Nanos>(timeout * 1e9);
   asked.accepts = encoding_of(accepts);
   asked.headers = std::move(headers);
-  if (form < 0 || form > static_cast<int>(HttpForm::kPredict)) throw py::value_error("a form is 0, 1 or 2");
+  if (form < 0 || form > static_cast<int>(HttpForm::kBareWeb)) throw py::value_error("a form is 0 to 4");
   asked.form = static_cast<HttpForm>(form);
   if (body.is_none()) {
     py::gil_scoped_release release;  // a large one

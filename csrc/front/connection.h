@@ -27,7 +27,6 @@ struct Asked {
   std::size_t bytes = 0;
 };
 
-inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
 inline constexpr char kModelStreamInferPath[] = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 // Something for the owner to answer: a unary call with its message; or of a call of many messages its start, one of

@@ -10,6 +10,8 @@
 
 namespace headrace {
 
+inline constexpr char kModelInferPath[] = "/inference.GRPCInferenceService/ModelInfer";
+
 struct CatalogHold;
 class Loop;
 

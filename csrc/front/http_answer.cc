@@ -5,6 +5,7 @@
 #include "front/request_decoder.h"
 #include "front/response_outputs.h"
 #include "wire/deflate.h"
+#include "wire/grpc_web.h"
 
 namespace headrace {
 namespace {
@@ -47,6 +48,7 @@ bool HttpResult::heavy() const {
   constexpr std::size_t kSurelyLight = 4096;
   if (bytes <= kSurelyLight) return false;
   if (encoding != wire::Encoding::kIdentity && bytes > kLightCompression) return true;
+  if (is_web(form)) return false;  // copied or handed on as it lies
   std::vector<wire::ResponseOutput> given;
   std::vector<wire::OutputForm> present;
   std::array<wire::ResponseParameter, 3> parameters;
@@ -63,6 +65,11 @@ Status HttpResult::write_body(HttpAnswer& answer, std::size_t& json_bytes) const
   present.reserve(outputs.size());
   std::array<wire::ResponseParameter, 3> parameters;
   const wire::InferResponse said = response(given, present, parameters.data());
+  if (is_web(form)) {
+    wire::encode_infer_response(said, answer.body);
+    wire::frame_web_response(answer.body);
+    return {};
+  }
   if (form == HttpForm::kPredict) return wire::encode_predict_response(given, predict_form, answer.body);
   return wire::encode_json_response(said, present, answer.body, json_bytes);
 }
@@ -70,7 +77,7 @@ Status HttpResult::write_body(HttpAnswer& answer, std::size_t& json_bytes) const
 void HttpResult::write(HttpAnswer& answer) const {
   std::size_t json_bytes = 0;
   answer.status = write_body(answer, json_bytes);
-  if (!answer.status.ok() || form == HttpForm::kBare) return;
+  if (!answer.status.ok() || form == HttpForm::kBare || form == HttpForm::kBareWeb) return;
   std::size_t size = answer.body.size();
   const bool compressed = encoding != wire::Encoding::kIdentity && size >= kWorthCompressing;
   if (compressed) {
@@ -81,7 +88,9 @@ void HttpResult::write(HttpAnswer& answer) const {
   std::string& head = answer.head;
   head.reserve(192 + headers.size());
   head = "HTTP/1.1 200 OK\r\n";
-  if (json_bytes == 0) {
+  if (is_web(form)) {
+    head += "Content-Type: application/grpc-web+proto\r\n";
+  } else if (json_bytes == 0) {
     head += "Content-Type: application/json\r\n";
   } else {
     head += "Content-Type: application/octet-stream\r\n";

@@ -22,7 +22,10 @@ enum class HttpForm : std::uint8_t {
   kInfer,    // the Open Inference Protocol's
   kBare,     // the same without a head: the owner makes something else of it
   kPredict,  // TensorFlow Serving's
+  kWeb,      // gRPC-Web's: a ModelInferRequest in its frame, which names the model itself
+  kBareWeb,  // the same without a head
 };
+constexpr bool is_web(HttpForm form) { return form == HttpForm::kWeb || form == HttpForm::kBareWeb; }
 
 struct HttpAnswer {
   std::uint32_t exchange = 0;

@@ -135,7 +135,8 @@ void HttpConnection::start(HttpInfer asked, wire::Message body, std::size_t char
   exchange.charged = charged;
   exchange.request_bytes = body.bytes.size();
   const std::size_t json_bytes = std::min(exchange.asked.json_bytes, body.bytes.size());
-  if (body.encoding != wire::Encoding::kIdentity || json_bytes > RequestDecoder::kHeavyBytes) {
+  const bool json = !is_web(exchange.asked.form);
+  if (body.encoding != wire::Encoding::kIdentity || (json && json_bytes > RequestDecoder::kHeavyBytes)) {
     start_decoding(exchange, std::move(body));
     return;
   }
@@ -144,8 +145,9 @@ void HttpConnection::start(HttpInfer asked, wire::Message body, std::size_t char
   const HttpInfer& ask = exchange.asked;
   Status status = ask.form == HttpForm::kPredict ? decoder.decode_predict(*hold.catalog, ask.model, ask.version, body,
                                                                           loop_.options().infer, loop_.engine().pool())
-                                                 : decoder.decode(*hold.catalog, ask.model, ask.version, body,
-                                                                  ask.json_bytes, loop_.options().infer);
+                  : is_web(ask.form)             ? decoder.decode_web(body, loop_.options().infer)
+                                     : decoder.decode(*hold.catalog, ask.model, ask.version, body, ask.json_bytes,
+                                                      loop_.options().infer);
   exchange.predict_form = decoder.predict_form();
   if (!status.ok()) {
     refuse(exchange, status, 0, nullptr, decoder.request().id);
@@ -329,15 +331,20 @@ AccessEntry HttpConnection::entry(const Exchange& exchange, Code code, const Tic
   AccessEntry said;
   if (!loop_.options().access_log) return said;
   said.peer = peer_;
-  said.path = "/v2/models/" + exchange.asked.model;
-  if (!exchange.asked.version.empty()) said.path += "/versions/" + exchange.asked.version;
-  said.path += "/infer";
+  if (is_web(exchange.asked.form)) {
+    said.path = kModelInferPath;
+  } else {
+    said.path = "/v2/models/" + exchange.asked.model;
+    if (!exchange.asked.version.empty()) said.path += "/versions/" + exchange.asked.version;
+    said.path += "/infer";
+  }
   said.model = exchange.asked.model;
   said.version = exchange.asked.version;
   said.code = code;
   said.request_bytes = exchange.request_bytes;
   said.total_ns = loop_.engine().clock().now() - exchange.received;
   if (ticket == nullptr) return said;
+  said.model = static_cast<const Model*>(ticket->cookie_model)->name;
   said.version = static_cast<const Model*>(ticket->cookie_model)->version_text;
   said.request_id = ticket->id;
   said.rows = ticket->rows;

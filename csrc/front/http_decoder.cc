@@ -4,6 +4,7 @@
 
 #include "front/request_decoder.h"
 #include "front/tensor_parameters.h"
+#include "wire/grpc_web.h"
 
 namespace headrace {
 namespace {
@@ -58,7 +59,7 @@ Status decode_raw(const Model& model, std::span<const std::byte> body, wire::Inf
 Status HttpDecoder::decode(const Catalog& catalog, std::string_view model, std::string_view version,
                            const wire::Message& body, std::size_t json_bytes, const wire::InferLimits& limits) {
   raw_ = json_bytes == 0;
-  predicts_ = false;
+  predicts_ = web_ = false;
   Status status;
   if (raw_) {
     Result<Model*> found = catalog.resolve(model, version);
@@ -101,6 +102,14 @@ Status HttpDecoder::decode_predict(const Catalog& catalog, std::string_view mode
   return {};
 }
 
+Status HttpDecoder::decode_web(const wire::Message& body, const wire::InferLimits& limits) {
+  raw_ = predicts_ = false;
+  web_ = true;
+  request_.clear();
+  const Result<std::span<const std::byte>> message = wire::read_web_message(body.bytes);
+  return message ? wire::decode_infer_request(*message, limits, request_) : message.status();
+}
+
 bool HttpDecoder::heavy() const {
   std::size_t bytes = request_.contents_bytes;
   for (const wire::WireInput& input : request_.inputs) {
@@ -118,6 +127,10 @@ Status HttpDecoder::admit(const Catalog& catalog, wire::Message& body, Engine& e
     status = admitter_.admit(catalog, source, engine, ticket, model);
     predict_.inputs.clear();
     return status;
+  }
+  if (web_) {
+    ProtobufSource source(request_, body.block, body.charge);
+    return admitter_.admit(catalog, source, engine, ticket, model);
   }
   JsonSource source(request_, body.block, body.charge, raw_);
   status = admitter_.admit(catalog, source, engine, ticket, model);

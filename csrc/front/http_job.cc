@@ -21,7 +21,8 @@ void HttpDecodeJob::run() noexcept {
   ticket = std::make_unique<Ticket>();
   status = form == HttpForm::kPredict
                ? decoder.decode_predict(*hold->catalog, model_name, model_version, body, options->infer, engine->pool())
-               : decoder.decode(*hold->catalog, model_name, model_version, body, json_bytes, options->infer);
+           : is_web(form) ? decoder.decode_web(body, options->infer)
+                          : decoder.decode(*hold->catalog, model_name, model_version, body, json_bytes, options->infer);
   if (status.ok()) status = decoder.admit(*hold->catalog, body, *engine, *ticket, model, forms);
   predict_form = decoder.predict_form();
   request_id = decoder.request().id;

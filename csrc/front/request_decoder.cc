@@ -3,19 +3,6 @@
 #include "front/tensor_parameters.h"
 
 namespace headrace {
-namespace {
-
-// Typed contents are protobuf's.
-class ProtobufSource final : public RequestSource {
- public:
-  using RequestSource::RequestSource;
-  Result<Tensor> convert(std::size_t place, DType dtype, std::size_t elements, Pool& pool) const override {
-    return wire::convert_contents(request().inputs[place], dtype, elements, pool);
-  }
-};
-
-}  // namespace
-
 Status RequestDecoder::decode(const wire::Message& message, const wire::InferLimits& limits) {
   return wire::decode_infer_request(message.bytes, limits, request_);
 }

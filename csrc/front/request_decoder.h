@@ -12,6 +12,15 @@
 
 namespace headrace {
 
+// Typed contents are protobuf's.
+class ProtobufSource final : public RequestSource {
+ public:
+  using RequestSource::RequestSource;
+  Result<Tensor> convert(std::size_t place, DType dtype, std::size_t elements, Pool& pool) const override {
+    return wire::convert_contents(request().inputs[place], dtype, elements, pool);
+  }
+};
+
 class RequestDecoder {
  public:
   // Work on more bytes than this, one by one, is not for an event loop.

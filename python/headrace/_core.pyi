@@ -343,7 +343,8 @@ class HttpConnection:
         """Infers with `body`, or with the one that was begun and is whole (None). `json_bytes`: of
         Inference-Header-Content-Length, -1 without it. `timeout`: seconds, negative for none. `accepts`: an encoding
         that the answer may have. `headers`: lines for its head. `form`: 0 the Open Inference Protocol's, 1 the
-        same without a head, 2 TensorFlow Serving's. HAS_OUTPUT when `take_answers` has something."""
+        same without a head, 2 TensorFlow Serving's, 3 a ModelInferRequest in gRPC-Web's frame (`model` and `version`
+        are "" then), 4 the same without a head. HAS_OUTPUT when `take_answers` has something."""
     def take_answers(self) -> list[HttpAnswer]: ...
     def abort_calls(self, code: int, message: str, /) -> int:
         """Answers every open exchange with this status (drain time is over)."""

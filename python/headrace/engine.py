@@ -315,6 +315,7 @@ class LoopPort:
     ) -> None:
         """`on_traces` takes the requests that were traced, some at a time, and how many were lost."""
         config = engine.config
+        self.config = config
         self.loop = loop
         self.write_stall_seconds = config.write_stall_seconds
         self.steps = Steps(loop) if config.measure_steps else None

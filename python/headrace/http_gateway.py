@@ -15,9 +15,17 @@ from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from headrace import http_docs
+from headrace import _proto, grpc_web, http_docs
 from headrace.config import Config
-from headrace.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+from headrace.errors import (
+    HeadraceError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+    Unimplemented,
+)
+from headrace.grpc_calls import Answerer
 from headrace.http_generate import Generation
 from headrace.http_message import COMPRESS_BYTES, IDENTITY, Request, Response, compress, inflate
 from headrace.service import Service
@@ -25,6 +33,8 @@ from headrace.service import Service
 __all__ = ["MISSING", "Gateway", "Kind", "Route"]
 
 Handler = Callable[["Gateway", Request], Response | Awaitable[Response]]
+_INFER = f"/{_proto.INFERENCE_SERVICE}/ModelInfer"
+_STREAM_INFER = f"/{_proto.INFERENCE_SERVICE}/ModelStreamInfer"
 _FILE = "file:"  # of a load parameter's name
 _HEAVY_BYTES = 256 << 10  # of JSON that Python reads: not on the loop
 _LIGHT_COMPRESSION = 16 << 10  # bytes that are compressed on the loop
@@ -40,6 +50,8 @@ class Kind(enum.IntEnum):
     CALL = 4  # a handler, on loop 0
     INLINE = 5  # a handler that may run on any loop
     PREDICT = 6  # the core, for POST; a handler for GET
+    WEB_INFER = 7  # the core, in gRPC-Web's form
+    WEB_CALL = 8  # gRPC's answerer, in gRPC-Web's form
 
 
 class Route(NamedTuple):
@@ -68,11 +80,15 @@ MISSING = Route(Kind.MISSING)
 class Gateway:
     """The routes of one server, and the handlers behind them."""
 
-    def __init__(self, service: Service, config: Config, home: asyncio.AbstractEventLoop) -> None:
-        """`home`: loop 0, where `answer` runs."""
+    def __init__(self, service: Service, config: Config, grpc: Answerer) -> None:
+        """`grpc` answers gRPC-Web's calls; `answer` runs on its loop."""
         self.service = service
         self.config = config
-        self.home = home
+        self.home = grpc.home
+        self._grpc = grpc
+        calls = (*grpc.methods, *grpc.streams, _STREAM_INFER)
+        self._web = {path: Route(Kind.WEB_CALL, _POST, parts=tuple(path.split("/")[1:]), body=True) for path in calls}
+        self._web[_INFER] = Route(Kind.WEB_INFER, _POST, body=True)
 
     # --- Routes
 
@@ -108,6 +124,8 @@ class Gateway:
                 return _of_shared_memory(kind, tuple(rest), parts)
             case ("v1", "models", *rest) if rest and rest[0]:
                 return _of_version_one(tuple(rest), parts)
+            case (_, _) if (method := "/" + "/".join(parts)) in self._web:
+                return self._web[method]
             case ("",):
                 return _inline(Gateway._root, parts)
             case ("docs",):
@@ -133,6 +151,8 @@ class Gateway:
             if inflated is None:
                 return Response.error(413, f"the body is over the limit of {limit} bytes (--max-request-bytes)")
             request = dataclasses.replace(request, body=inflated)
+        if route.kind is Kind.WEB_CALL:
+            return await self._answer_web(request)
         if len(request.body) > _HEAVY_BYTES:
             await asyncio.to_thread(request.json)  # kept in the request
         if route.handler is None:
@@ -145,6 +165,17 @@ class Gateway:
         if len(answer.body) <= _LIGHT_COMPRESSION:
             return compress(answer, accepts)
         return await asyncio.to_thread(compress, answer, accepts)
+
+    async def _answer_web(self, request: Request) -> Response:
+        form = grpc_web.WebForm(request.form or "")
+        path = "/" + "/".join(request.parts)
+        try:
+            if path in self._grpc.streams or path == _STREAM_INFER:
+                raise Unimplemented(f"{path} is a stream of many messages, which gRPC-Web is not given here: use gRPC")
+            reply = await self._grpc.answer(path, grpc_web.message_of(request.body))
+        except HeadraceError as error:
+            return grpc_web.failure(error.code, error.message, form)
+        return grpc_web.answer(grpc_web.frames(reply), form)
 
     # --- The server
 
@@ -311,7 +342,7 @@ class Gateway:
             lines += [
                 f"Access-Control-Allow-Methods: {route.allow}",
                 "Access-Control-Allow-Headers: Content-Type, Content-Encoding, Inference-Header-Content-Length, "
-                "grpc-timeout",
+                "grpc-timeout, x-grpc-web, x-user-agent",
                 "Access-Control-Max-Age: 600",
             ]
         return "".join(line + "\r\n" for line in lines).encode("latin-1")

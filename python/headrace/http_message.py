@@ -44,6 +44,7 @@ class Request:
     body: bytes = b""
     origin: str = ""
     host: str = ""
+    form: str | None = None  # of gRPC-Web
     _parsed: dict[str, Any] | None = None
 
     def json(self) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """One HTTP/1.1 connection on asyncio: reads go to the core, which takes plain inferences by itself, and to the reader,
-which takes everything else; answers leave in the order of the requests.
-
-Everything that a peer can make us hold has a bound: header block, body, requests that wait for their answer, and the
-time that each of these may take.
+which takes everything else; answers leave in the order of the requests. Everything that a peer can make us hold has a
+bound: header block, body, requests that wait for their answer, and the time that each of these may take.
 """
 
 import asyncio
@@ -13,9 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from headrace import grpc_web
 from headrace.config import Config
 from headrace.engine import LoopPort
 from headrace.errors import HeadraceError, Internal, Unavailable
+from headrace.grpc_web import WebForm
 from headrace.http_gateway import Gateway, Kind, Route
 from headrace.http_generate import Generation
 from headrace.http_message import IDENTITY, Request, Response, core_error, error_answer
@@ -32,7 +32,7 @@ _LINGER_SECONDS = 2.0  # after an answer that ends the connection, this long for
 _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's honest pipeline
 _PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
 _UNAVAILABLE = 14
-_INFER, _BARE, _PREDICT = 0, 1, 2  # the forms of an inference, as the core numbers them
+_INFER, _BARE, _PREDICT, _WEB, _BARE_WEB = range(5)  # the forms of an inference, as the core numbers them
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Payload = bytes | list[bytes | memoryview]
@@ -83,6 +83,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._waiting: deque[int] = deque()  # numbers of requests without an answer, in order
         self._done: dict[int, Payload] = {}  # answers that wait for those before them
         self._generating: dict[int, Generation] = {}
+        self._web: dict[int, WebForm] = {}
         self._extras: dict[int, bytes] = {}  # header lines of answers that the core may have to leave to us
         self._calls: dict[int, asyncio.Future[Any] | concurrent.futures.Future[Any]] = {}
         self._out: list[bytes | memoryview] = []
@@ -211,14 +212,17 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._answer_in_python(number, extra)
 
     def _infer(self, number: int, extra: bytes) -> None:
-        reader = self._reader
+        reader, route = self._reader, self._reader.route
         if reader.body is None and not reader.stored:
             reader.begin_body(0)  # an empty one
         if extra:
             self._extras[number] = extra
-        route = reader.route
+        form = _PREDICT if route.kind == Kind.PREDICT else _INFER
+        if (web := reader.form) is not None:
+            self._web[number] = web
+            form = _BARE_WEB if web is WebForm.TEXT else _WEB
         asked = (number, route.model, route.version, reader.body, reader.json_bytes, reader.timeout, reader.accepts)
-        if self._core.infer(*asked, extra, _PREDICT if route.kind == Kind.PREDICT else _INFER):
+        if self._core.infer(*asked, extra, form):
             self._collect()
 
     # --- What Python answers.
@@ -228,7 +232,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         method = reader.method.decode("latin-1")
         head = method == "HEAD"
         origin, host = reader.origin.decode("latin-1"), reader.host.decode("latin-1")
-        request = Request("GET" if head else method, route.parts, reader.take_body(), origin, host)
+        request = Request("GET" if head else method, route.parts, reader.take_body(), origin, host, reader.form)
         if route.kind == Kind.INLINE:
             self._put(number, self._gateway.answer_inline(route, request).encode(head=head, extra=extra))
         else:
@@ -292,13 +296,15 @@ class HttpProtocol(asyncio.BufferedProtocol):
     def _collect(self) -> None:
         for number, code, http, said in self._take():
             payload = said
-            if code or self._generating or self._extras:
+            if code or self._generating or self._extras or self._web:
                 payload = self._finished(number, code, http, said)
             self._put(number, payload)
 
     def _finished(self, number: int, code: int, http: int, said: Any) -> Payload:
         extra = self._extras.pop(number, b"")
         generation = self._generating.pop(number, None)
+        if (form := self._web.pop(number, None)) is not None and (code or form is WebForm.TEXT):
+            return grpc_web.finished(code, said, form).encode(head=False, extra=extra)
         if code:
             return core_error(code, http, said).encode(head=False, extra=extra)
         if generation is not None:

@@ -8,6 +8,7 @@ import httptools
 
 from headrace.engine import HttpConnection
 from headrace.errors import HeadraceError, InvalidArgument
+from headrace.grpc_web import WebForm, failure, from_text, web_form
 from headrace.http_gateway import MISSING, Gateway, Kind, Route
 from headrace.http_message import (
     IDENTITY,
@@ -25,9 +26,20 @@ _MAX_ROUTES = 4096  # of inference, remembered by their target
 _MAX_DIGITS = 15
 
 # Headers that mean something here.
-_IGNORED, _LENGTH, _JSON_LENGTH, _ENCODING, _ACCEPTS, _TRANSFER, _EXPECT, _TIMEOUT, _ORIGIN, _HOST, _CONNECTION = range(
-    11
-)
+(
+    _IGNORED,
+    _LENGTH,
+    _JSON_LENGTH,
+    _ENCODING,
+    _ACCEPTS,
+    _TRANSFER,
+    _EXPECT,
+    _TIMEOUT,
+    _ORIGIN,
+    _HOST,
+    _CONNECTION,
+    _TYPE,
+) = range(12)
 _HEADERS = {
     b"content-length": _LENGTH,
     b"inference-header-content-length": _JSON_LENGTH,
@@ -40,6 +52,7 @@ _HEADERS = {
     b"host": _HOST,
     b"connection": _CONNECTION,
     b"upgrade": _CONNECTION,
+    b"content-type": _TYPE,
 }
 
 
@@ -85,6 +98,7 @@ class RequestReader:
         self.timeout = -1.0
         self.origin = b""
         self.host = b""
+        self._type = b""
         self._expect = b""
         self._bad: HeadraceError | None = None
         self.refusal: Response | None = None  # decided before the body came
@@ -132,7 +146,12 @@ class RequestReader:
     def native(self) -> bool:
         """Whether the core answers it."""
         kind = self.route.kind
-        return kind == Kind.INFER or (kind == Kind.PREDICT and self.method == b"POST")
+        return kind in (Kind.INFER, Kind.WEB_INFER) or (kind == Kind.PREDICT and self.method == b"POST")
+
+    @property
+    def form(self) -> WebForm | None:
+        """Of gRPC-Web, if the request says that it is that."""
+        return web_form(self._type) if self.route.kind >= Kind.WEB_INFER else None
 
     def take_body(self) -> bytes:
         """The body, for Python."""
@@ -175,6 +194,8 @@ class RequestReader:
             self.origin = value
         elif meaning == _HOST:
             self.host = value
+        elif meaning == _TYPE:
+            self._type = value
         elif meaning == _TIMEOUT:
             seconds = parse_timeout(value)
             if seconds is None:
@@ -212,6 +233,11 @@ class RequestReader:
             return Response.error(405, f"{path} takes {route.allow}, not {method}", (("Allow", route.allow),))
         if self._bad is not None:
             return error_answer(self._bad)
+        if route.kind >= Kind.WEB_INFER and self.form is None:
+            known = (("Accept", ", ".join(WebForm)),)
+            return Response.error(415, f"{path} is a gRPC method: over HTTP/1.1 it takes gRPC-Web", known)
+        if self.form is WebForm.TEXT and self._encoding != IDENTITY:
+            return Response.error(415, "a body in gRPC-Web's text form is not compressed besides")
         if self._encoding is None:
             known = (("Accept-Encoding", "gzip, deflate"),)
             return Response.error(415, "Content-Encoding may be gzip, deflate or identity", known)
@@ -254,8 +280,17 @@ class RequestReader:
         self._parsed_bytes = 0
         if self._ended:
             return
+        if self.refusal is None and self.form is WebForm.TEXT:
+            self._decode_text(WebForm.TEXT)
         self._on_request()
         self._reset()
+
+    def _decode_text(self, form: WebForm) -> None:
+        body, self.stored = self.take_body(), False
+        try:
+            self.body = from_text(body)
+        except HeadraceError as error:
+            self.refusal = failure(error.code, error.message, form)
 
     # --- Bounds.
 

@@ -5,12 +5,13 @@ its load and hands sockets over.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from headrace.config import Config
 from headrace.engine import LoopPort
@@ -18,7 +19,7 @@ from headrace.errors import StartError
 from headrace.grpc_server import GrpcProtocol
 from headrace.http_protocol import HttpProtocol
 
-__all__ = ["Listener", "Seat"]
+__all__ = ["Doors", "Listener", "Seat"]
 
 log = logging.getLogger("headrace.listener")
 
@@ -37,6 +38,21 @@ T = TypeVar("T")
 Protocol = GrpcProtocol | HttpProtocol
 # (seat, peer, too many connections) -> the protocol object of a new connection
 Factory = Callable[["Seat", str, bool], Protocol]
+_PREFACE = b"PRI"  # so begins HTTP/2 with prior knowledge, and no request of HTTP/1.1 (RFC 9113, 3.4)
+
+
+class Doors(NamedTuple):
+    """What a connection of one port may turn out to be. `usual`: who speaks to one that is refused unheard."""
+
+    grpc: Factory
+    http: Factory
+    usual: Factory
+
+    def of(self, first: bytes) -> Factory | None:
+        """Whose connection begins with these bytes; None while they may be anybody's."""
+        if first.startswith(_PREFACE):
+            return self.grpc
+        return None if _PREFACE.startswith(first) else self.http
 
 
 class Seat:
@@ -49,6 +65,7 @@ class Seat:
         self._gone = 0  # written by the loop's thread alone
         self._protocols: set[Protocol] = set()
         self._arrivals: set[asyncio.Task[None]] = set()
+        self._silent: set[asyncio.Future[bool]] = set()  # arrivals of which no byte has come
         self._empty = asyncio.Event()
         self._draining = False
 
@@ -63,17 +80,26 @@ class Seat:
             return await work
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
-    def adopt(self, factory: Factory, accepted: socket.socket, peer: str, refused: bool) -> None:
+    def adopt(self, doors: Doors, accepted: socket.socket, peer: str, refused: bool) -> None:
         """Takes an accepted socket."""
         if self._draining:
-            accepted.close()
-            self._gone += 1
+            self._turn_away(accepted)
             return
-        task = self.loop.create_task(self._adopt(factory, accepted, peer, refused))
+        task = self.loop.create_task(self._adopt(doors, accepted, peer, refused))
         self._arrivals.add(task)
         task.add_done_callback(self._arrivals.discard)
 
-    async def _adopt(self, factory: Factory, accepted: socket.socket, peer: str, refused: bool) -> None:
+    def _turn_away(self, accepted: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            accepted.recv(len(_PREFACE))  # a close with bytes unread is a reset
+        accepted.close()
+        self._gone += 1
+
+    async def _adopt(self, doors: Doors, accepted: socket.socket, peer: str, refused: bool) -> None:
+        factory = doors.usual if refused else await self._door(doors, accepted)
+        if factory is None:
+            self._turn_away(accepted)
+            return
         protocol = factory(self, peer, refused)
         self._protocols.add(protocol)
         try:
@@ -82,6 +108,44 @@ class Seat:
             log.debug("connection of %s was gone before it was taken: %s", peer, error)
             accepted.close()
             protocol.connection_lost(error)
+
+    async def _door(self, doors: Doors, accepted: socket.socket) -> Factory | None:
+        """Looks at the first bytes, without taking them. None: the peer has gone, or said too little for too long."""
+        now = self.loop.time()
+        stall, idle = now + self.port.config.message_stall_seconds, now + self.port.config.idle_seconds
+        enough = False
+        while True:
+            try:
+                first = accepted.recv(len(_PREFACE), socket.MSG_PEEK)
+                door = doors.of(first)
+                if door is not None or not first or enough:  # enough and yet too little: the peer will say no more
+                    return door
+            except BlockingIOError:
+                first = b""
+            except OSError:
+                return None
+            now = self.loop.time()
+            # One byte or two are half of something; none is an idle connection.
+            due = min(stall, idle) if first or now < stall else idle
+            if self._draining or now >= due:
+                return None
+            enough = await self._readable(accepted, due)
+
+    async def _readable(self, accepted: socket.socket, due: float) -> bool:
+        """Waits until there is enough to tell by, or the end of it (True), or for that time, or the drain (False)."""
+        # The kernel counts, so that a peer that sends byte by byte wakes us once.
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(_PREFACE))
+        readable: asyncio.Future[bool] = self.loop.create_future()
+        self._silent.add(readable)
+        self.loop.add_reader(accepted.fileno(), _wake, readable, True)
+        timer = self.loop.call_at(due, _wake, readable, False)
+        try:
+            return await readable
+        finally:
+            timer.cancel()
+            self.loop.remove_reader(accepted.fileno())
+            self._silent.discard(readable)
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def gone(self, protocol: Protocol) -> None:
         """A connection has ended: the protocols' on_close."""
@@ -95,6 +159,8 @@ class Seat:
         """Ends every connection behind its last answer. After `seconds` the calls that are still open get UNAVAILABLE;
         returns how many those were. The listener is closed by now."""
         self._draining = True
+        for silent in self._silent:
+            _wake(silent, False)
         await asyncio.gather(*self._arrivals)
         await self._tell(_notice)
         if not await self._wait_empty(_NOTICE_SECONDS):
@@ -164,6 +230,11 @@ def _abort(protocol: Protocol) -> None:
     protocol.abort()
 
 
+def _wake(waiting: asyncio.Future[bool], heard: bool) -> None:
+    if not waiting.done():
+        waiting.set_result(heard)
+
+
 class Listener:
     """The listening sockets, on loop 0."""
 
@@ -171,11 +242,11 @@ class Listener:
         self._config = config
         self._seats = seats
         self._loop = asyncio.get_running_loop()
-        self._sockets: list[tuple[socket.socket, Factory]] = []
+        self._sockets: list[tuple[socket.socket, Doors]] = []
         self._retries: dict[socket.socket, asyncio.TimerHandle] = {}
         self._full_said = False
 
-    def open(self, port: int, factory: Factory, what: str, flag: str) -> int:
+    def open(self, port: int, doors: Doors, what: str, flag: str) -> int:
         """Binds `port` (0: a free one) and returns its number. StartError when it cannot be had."""
         host = self._config.host
         try:
@@ -197,13 +268,13 @@ class Listener:
                 raise StartError(f"Port {port} of {host} is taken: choose another for {what} with {flag}.") from None
             raise StartError(f"{what} cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}.") from None
         listening.setblocking(False)
-        self._sockets.append((listening, factory))
+        self._sockets.append((listening, doors))
         return int(listening.getsockname()[1])
 
     def start(self) -> None:
         """Accepts connections from now on."""
-        for listening, factory in self._sockets:
-            self._loop.add_reader(listening.fileno(), self._accept, listening, factory)
+        for listening, doors in self._sockets:
+            self._loop.add_reader(listening.fileno(), self._accept, listening, doors)
 
     def close(self) -> None:
         """Accepts no more. Idempotent."""
@@ -215,29 +286,29 @@ class Listener:
             listening.close()
         self._sockets.clear()
 
-    def _accept(self, listening: socket.socket, factory: Factory) -> None:
+    def _accept(self, listening: socket.socket, doors: Doors) -> None:
         for _ in range(_ACCEPTS):
             try:
                 accepted, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._rest(listening, factory, error)
+                self._rest(listening, doors, error)
                 return
-            self._place(accepted, address, factory)
+            self._place(accepted, address, doors)
 
-    def _rest(self, listening: socket.socket, factory: Factory, error: OSError) -> None:
+    def _rest(self, listening: socket.socket, doors: Doors, error: OSError) -> None:
         # The socket stays readable, so accepting at once again would be a busy loop.
         level = logging.WARNING if error.errno in _NO_DESCRIPTOR else logging.ERROR
         log.log(level, "no connection can be accepted for %g s: %s (ulimit -n)", _RETRY_SECONDS, error.strerror)
         self._loop.remove_reader(listening.fileno())
-        self._retries[listening] = self._loop.call_later(_RETRY_SECONDS, self._resume, listening, factory)
+        self._retries[listening] = self._loop.call_later(_RETRY_SECONDS, self._resume, listening, doors)
 
-    def _resume(self, listening: socket.socket, factory: Factory) -> None:
+    def _resume(self, listening: socket.socket, doors: Doors) -> None:
         self._retries.pop(listening, None)
-        self._loop.add_reader(listening.fileno(), self._accept, listening, factory)
+        self._loop.add_reader(listening.fileno(), self._accept, listening, doors)
 
-    def _place(self, accepted: socket.socket, address: Any, factory: Factory) -> None:
+    def _place(self, accepted: socket.socket, address: Any, doors: Doors) -> None:
         open_now = sum(seat.load for seat in self._seats)
         refused = open_now >= self._config.max_connections
         if refused != self._full_said:
@@ -254,6 +325,6 @@ class Listener:
         seat = min(self._seats, key=lambda candidate: candidate.load)
         seat.given += 1
         if seat.loop is self._loop:
-            seat.adopt(factory, accepted, peer, refused)
+            seat.adopt(doors, accepted, peer, refused)
         else:
-            seat.loop.call_soon_threadsafe(seat.adopt, factory, accepted, peer, refused)
+            seat.loop.call_soon_threadsafe(seat.adopt, doors, accepted, peer, refused)

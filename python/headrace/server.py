@@ -28,7 +28,7 @@ from headrace.grpc_calls import Answerer
 from headrace.grpc_server import GrpcProtocol, MeasuredProtocol
 from headrace.http_gateway import Gateway, Route
 from headrace.http_protocol import HttpProtocol, MeasuredHttpProtocol
-from headrace.listener import Listener, Seat
+from headrace.listener import Doors, Listener, Seat
 from headrace.log_settings import LogSettings
 from headrace.repository import Repository
 from headrace.router import ModelVersion, Router
@@ -166,7 +166,7 @@ class Instance:
         def grpc(seat: Seat, peer: str, refused: bool) -> GrpcProtocol:
             return kind(seat.port, answerer, peer, seat.gone, refused=refused)
 
-        gateway, http_kind = Gateway(self.service, self.config, answerer.home), HttpProtocol
+        gateway, http_kind = Gateway(self.service, self.config, answerer), HttpProtocol
         if self.config.measure_steps:
             http_kind = MeasuredHttpProtocol
         routes: dict[Seat, dict[bytes, Route]] = {seat: {} for seat in self._seats}
@@ -174,9 +174,13 @@ class Instance:
         def http(seat: Seat, peer: str, refused: bool) -> HttpProtocol:
             return http_kind(seat.port, gateway, routes[seat], peer, seat.gone, refused=refused)
 
+        # Both ports speak both: a connection's first bytes say which. One port may do for all.
         self._listener = Listener(self.config, self._seats)
-        self.grpc_port = self._listener.open(self.config.grpc_port, grpc, "gRPC", "--grpc-port")
-        self.http_port = self._listener.open(self.config.http_port, http, "HTTP", "--http-port")
+        self.grpc_port = self._listener.open(self.config.grpc_port, Doors(grpc, http, grpc), "gRPC", "--grpc-port")
+        if self.config.http_port and self.config.http_port == self.grpc_port:
+            self.http_port = self.grpc_port
+        else:
+            self.http_port = self._listener.open(self.config.http_port, Doors(grpc, http, http), "HTTP", "--http-port")
         self._listener.start()
 
     async def stop(self) -> bool:

@@ -43,7 +43,8 @@ class FakeService:
 
 def gateway(*origins: str) -> Gateway:
     config: Any = SimpleNamespace(cors_allow_origin=origins, max_request_bytes=1000)
-    return Gateway(cast(Any, FakeService()), config, cast(Any, None))
+    answerer: Any = SimpleNamespace(home=None, methods=["/a.Service/Method"], streams=["/a.Service/Stream"])
+    return Gateway(cast(Any, FakeService()), config, answerer)
 
 
 def ask(

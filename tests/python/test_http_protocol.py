@@ -216,7 +216,6 @@ def test_refusals_that_leave_the_connection_open(tmp_path: Path, request_bytes: 
     ("sent", "status", "words"),
     [
         ([b"nonsense\r\n\r\n"], 400, "not HTTP/1.1"),
-        ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], 400, "not HTTP/1.1"),
         ([b"GET /", b"a" * 3000], 431, "--max-header-bytes"),
         ([b"GET / HTTP/1.1\r\nA: " + b"a" * 3000 + b"\r\n\r\n"], 431, "2048"),
         ([b"GET / HTTP/1.1\r\n", *[b"A: b\r\n"] * 600], 431, "2048"),

@@ -45,8 +45,9 @@ PYTHON = (
     ),
     Floor(
         2,
-        ("engine", "tracing", "metrics", "log_settings", "uploads"),
-        "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought",
+        ("engine", "tracing", "metrics", "log_settings", "uploads", "grpc_web"),
+        "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought"
+        " | gRPC-Web's frames",
     ),
     Floor(3, ("model_config",), "config.pbtxt, and what the model completes of it"),
     Floor(
@@ -76,9 +77,16 @@ NARROWER = {
     "http_message": {"errors"},
     "http_docs": {"http_message", "service"},
     "http_generate": {"errors", "http_message", "service"},
-    "http_gateway": {"errors", "config", "http_message", "http_docs", "http_generate", "service"},
-    "http_reader": {"errors", "config", "engine", "http_message", "http_gateway"},
-    "http_protocol": {"errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"},
+    "grpc_web": {"errors", "http_message"},
+    "http_gateway": {
+        *("errors", "config", "_proto", "http_message", "http_docs", "http_generate", "service"),
+        *("grpc_calls", "grpc_web"),
+    },
+    "http_reader": {"errors", "config", "engine", "http_message", "http_gateway", "grpc_web"},
+    "http_protocol": {
+        *("errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"),
+        "grpc_web",
+    },
     "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_protocol"},
     "cli": {"errors", "config", "log_settings", "server", "client", "bench"},
     "client": {"errors", "config", "_proto"},
