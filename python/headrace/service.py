@@ -40,6 +40,7 @@ EXTENSIONS = (
     "model_repository",
     "model_repository(unload_dependents)",
     "model_configuration",
+    "binary_tensor_data",
     "parameters",
     "statistics",
     "trace",

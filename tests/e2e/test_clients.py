@@ -314,9 +314,11 @@ def test_live_ready_and_metadata(server: ServerProcess) -> None:
         assert about.name == "headrace"
         assert re.fullmatch(r"\d+\.\d+\.\d+\S*", about.version)
         assert list(about.extensions) == [
+            "classification",
             "model_repository",
             "model_repository(unload_dependents)",
             "model_configuration",
+            "binary_tensor_data",
             "parameters",
             "statistics",
             "trace",
