@@ -31,6 +31,9 @@ help: ## this list
 build/models/.made: .venv/.installed $(wildcard tests/models/*.py)
 	@$(PY) tests/models/make_models.py build/models && touch $@
 
+build/js/.installed: tests/js/package.json tests/js/package-lock.json .stamps/system-test
+	@scripts/setup js
+
 venv: .venv/.installed ## .venv with the pinned packages, without headrace
 
 setup: .venv/.package ## all that is missing: system packages, .venv, native build; leaves .venv/bin/headrace
@@ -45,7 +48,7 @@ serve: .venv/.package ## serve a model repository in the foreground: make serve 
 	@[ -n "$(REPO)" ] || { echo 'which repository? make serve REPO=dir' >&2; exit 2; }
 	@exec .venv/bin/headrace serve --model-repository "$(REPO)" $(ARGS)
 
-test: .venv/.package .stamps/system-test models ## every test: C++ (ctest), then Python, end to end and tidiness (pytest); ARGS to pytest
+test: .venv/.package .stamps/system-test models build/js/.installed ## every test: C++ (ctest), then Python, end to end and tidiness (pytest); ARGS to pytest
 	@scripts/test $(ARGS)
 
 lint: .venv/.installed .stamps/system-test .stamps/system-lint ## ruff, mypy --strict, clang-format, clang-tidy

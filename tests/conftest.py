@@ -32,6 +32,15 @@ def models() -> Path:
 
 
 @pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The npm packages that tests/js/package-lock.json pins; installed if they are not there."""
+    folder = ROOT / "build/js"
+    if not (folder / ".installed").exists():
+        subprocess.run([ROOT / "scripts/setup", "js"], check=True, timeout=120)
+    return folder / "node_modules"
+
+
+@pytest.fixture(scope="session")
 def ort_library() -> Path:
     """The runtime's shared library, found as the product finds it: beside the package, without importing that."""
     folder = Path(sysconfig.get_path("platlib")) / "onnxruntime/capi"

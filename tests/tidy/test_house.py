@@ -13,7 +13,7 @@ import pytest
 from tidy import floors
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = {".py", ".pyi", ".cc", ".h", ".md", ".txt", ".toml", ".proto", ".json", ".yaml", ".yml", ".pbtxt", ""}
+TEXT = {".py", ".pyi", ".cc", ".h", ".md", ".txt", ".toml", ".proto", ".json", ".yaml", ".yml", ".pbtxt", ".mjs", ""}
 Tree = dict[str, str]
 Complaints = Iterator[str]
 
