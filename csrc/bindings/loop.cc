@@ -271,6 +271,7 @@ void bind_loop(py::module_& module) {
             return py::make_tuple(rows, dropped);
           },
           py::pos_only())
+      .def("flush", [](LoopHandle& self) { self.get().flush(); })
       .def("settled", [](LoopHandle& self) { return self.get().settled(); })
       .def("take_traces",
            [](LoopHandle& self, std::size_t limit) {

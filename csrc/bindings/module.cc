@@ -13,6 +13,7 @@ void name_plain_data(py::module_& module) {
     module.attr(name) = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyDict_Type));
   }
   module.attr("TraceRow") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyTuple_Type));
+  module.attr("HttpAnswer") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyTuple_Type));
   module.attr("Call") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyTuple_Type));
 }
 

@@ -70,7 +70,6 @@ HttpConnection::Received HttpConnection::receive(std::span<const std::byte> byte
     dropping_ = !status.ok();
     if (dropping_) refuse_body(std::move(receiving_), left_, status);
   }
-  loop_.flush();
   return {started, bytes.size()};
 }
 

@@ -41,7 +41,7 @@ class HttpConnection final : public Endpoint {
     std::size_t left;
   };
   // Bytes from where no request is open, or from where receive() left one. Takes plain inferences only, at most `room`
-  // of them, numbered from `next`.
+  // of them, numbered from `next`. They are submitted by the next Loop::flush().
   Received receive(std::span<const std::byte> bytes, std::uint32_t next, std::size_t room);
   // When the inference began whose body receive() has not seen the end of; kNever: there is none.
   Nanos receiving_since() const { return left_ == 0 ? kNever : receiving_since_; }

@@ -110,6 +110,10 @@ class Loop {
   // Ends all connections, waits for the tickets and jobs that are out, and lets go of the engine's objects. Idempotent.
   void close();
 
+  // Submits what receive() of an HttpConnection has staged: once for all that one turn of the event loop has read, so
+  // that lanes find it together and are woken once. Everything that may cancel or close does it by itself.
+  void flush();
+
   // Takes the current catalog in. True when no request will be submitted under an older one any more.
   bool settled();
 
@@ -160,7 +164,6 @@ class Loop {
   void recycle(Ticket* ticket);
   // Tickets of one read are submitted together, when the read is over: lanes then find all of them.
   void stage(Ticket* ticket, CatalogHold& hold, Model& model);
-  void flush();
   [[nodiscard]] bool submit_job(LoopJob* job);
   void arm_timer(Endpoint& endpoint);
   bool current(const Timer& timer);  // its endpoint is there and still wants it

@@ -254,6 +254,8 @@ class Loop:
         """As drain."""
     def settled(self) -> bool:
         """Takes the catalog of now in. True when no request will be submitted under an older one any more."""
+    def flush(self) -> None:
+        """Submits what `HttpConnection.receive` has started: wanted once for all that a turn of the event loop read."""
     def take_access_log(self, most: int, /) -> tuple[list[AccessEntry], int]:
         """The oldest entries, at most `most`, and how many were dropped since the last call because 65,536 were
         waiting."""
@@ -314,8 +316,8 @@ class HttpConnection:
         """The loop's read buffer: asyncio.BufferedProtocol's get_buffer."""
     def receive(self, nbytes: int, number: int, room: int, /) -> int:
         """`nbytes` have been read into the buffer, and no request of the caller's parser is open. Takes plain
-        inferences, at most `room`, as exchanges `number`, `number` + 1, ... Returns bits | exchanges << 8 |
-        bytes << 32, the last for what is left at the end of the buffer for the caller's parser."""
+        inferences, at most `room`, as exchanges `number`, `number` + 1, ..., for the next Loop.flush. Returns bits |
+        exchanges << 8 | bytes << 32, the last for what is left at the end of the buffer for the caller's parser."""
     @property
     def receiving_for(self) -> float | None:
         """Seconds since an inference began whose body `receive` has not seen the end of; None: there is none."""

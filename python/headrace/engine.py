@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # these are of the stub only
         BatchStats,
         Call,
         DurationStats,
+        HttpAnswer,
         Limits,
         ModelStats,
         SessionOptions,
@@ -67,6 +68,7 @@ __all__ = [
     "Door",
     "DurationStats",
     "Engine",
+    "HttpAnswer",
     "HttpConnection",
     "LoopPort",
     "Model",
@@ -332,6 +334,8 @@ class LoopPort:
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._flushes = False  # at the end of this turn
+        self._flush_step = self.measured("flush", self._flush)
         self._writing = False  # a step that writes logs is due
         # A message that stops half-way arms a timer inside the core, of which a read tells us nothing (a question for
         # each read would cost more than it is worth): so the timers are looked at this often.
@@ -365,6 +369,17 @@ class LoopPort:
         self._doors[self._next_token] = door
         self.arm()
         return self._next_token, connection
+
+    def flush_soon(self) -> None:
+        """Submits what HTTP connections have started, with all that is read in this turn of the loop."""
+        if not self._flushes:
+            self._flushes = True
+            self.loop.call_soon(self._flush_step)
+
+    def _flush(self) -> None:
+        self._flushes = False
+        if not self._closed:
+            self._core.flush()
 
     def disconnect(self, token: int) -> None:
         """The door of `token` is gone; its completions are dropped."""

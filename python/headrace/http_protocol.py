@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace import grpc_web
 from headrace.config import Config
@@ -21,10 +21,10 @@ from headrace.http_generate import Generation
 from headrace.http_message import IDENTITY, Request, Response, core_error, error_answer
 from headrace.http_reader import RequestReader
 
-__all__ = ["HttpProtocol", "MeasuredHttpProtocol"]
+if TYPE_CHECKING:
+    from headrace.engine import HttpAnswer
 
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["Call", "HttpProtocol"]
 
 log = logging.getLogger("headrace.http")
 
@@ -33,6 +33,7 @@ _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's h
 _PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
 _UNAVAILABLE = 14
 _INFER, _BARE, _PREDICT, _WEB, _BARE_WEB = range(5)  # the forms of an inference, as the core numbers them
+_ONE = 1 << 8  # of the core's receive(): it took one request, and that was all
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Payload = bytes | list[bytes | memoryview]
@@ -66,6 +67,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._buffer = self._core.get_buffer(-1)
         self._receive = self._core.receive
         self._take = self._core.take_answers
+        self._flush_soon = port.flush_soon
         self._reader = RequestReader(
             self._core,
             gateway,
@@ -77,6 +79,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lost = False
+        self._plain = True  # the reader has no half of a request: the core may look first
         self._last_byte = port.loop.time()
         self._begun = 0.0  # when the request did that the reader has half of; 0: not known yet
         self._next = 0  # number of the next request
@@ -110,18 +113,25 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if self._last >= 0:
             return
         self._last_byte = self._loop.time()
-        left = nbytes
         # A drain tells each client so in its answers' heads, which is the reader's way.
-        if not self._reader.half_read and (not self._service.draining or self._core.receiving_for is not None):
+        if self._plain and (not self._service.draining or self._core.receiving_for is not None):
             packed = self._receive(nbytes, self._next, _MAX_PIPELINED - len(self._waiting))
+            self._flush_soon()
+            if packed == _ONE:  # as nearly all reads are: one request, and nothing else
+                self._waiting.append(self._next)
+                self._next += 1
+                return
             started, left = packed >> 8 & 0xFFFFFF, packed >> 32
             if started:
                 self._started(started)
             if packed & 0xFF:
                 self._collect()
+        else:
+            left = nbytes
         if left:
             self._reader.feed(self._buffer[nbytes - left : nbytes])
-            self._begun = (self._begun or self._last_byte) if self._reader.half_read else 0.0
+            self._plain = not self._reader.half_read
+            self._begun = 0.0 if self._plain else self._begun or self._last_byte
         if self._out:
             self._write()
 
@@ -236,9 +246,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if route.kind == Kind.INLINE:
             self._put(number, self._gateway.answer_inline(route, request).encode(head=head, extra=extra))
         else:
-            self._start(_Call(number, route, head, extra, reader.timeout), request, reader.encoding, reader.accepts)
+            self._start(Call(number, route, head, extra, reader.timeout), request, reader.encoding, reader.accepts)
 
-    def _start(self, call: "_Call", request: Request, encoding: int, accepts: int) -> None:
+    def _start(self, call: "Call", request: Request, encoding: int, accepts: int) -> None:
         work = self._gateway.answer(call.route, request, encoding, accepts)
         future: asyncio.Future[Any] | concurrent.futures.Future[Any]
         home = self._gateway.home
@@ -250,11 +260,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
             remote.add_done_callback(lambda done: self._hand_back(call, done))
         self._calls[call.number] = future
 
-    def _hand_back(self, call: "_Call", done: "concurrent.futures.Future[Any]") -> None:
+    def _hand_back(self, call: "Call", done: "concurrent.futures.Future[Any]") -> None:
         with contextlib.suppress(RuntimeError):  # our loop is closed, and its connections with it
             self._loop.call_soon_threadsafe(self._answered, call, done)
 
-    def _answered(self, call: "_Call", done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
+    def _answered(self, call: "Call", done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
         if self._calls.pop(call.number, None) is None:
             return  # the connection is gone, or the time for it is over
         error = None if done.cancelled() else done.exception()
@@ -275,7 +285,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._put(call.number, answer.encode(head=call.head, extra=call.extra))
         self._write()
 
-    def _generate(self, call: "_Call", generation: Generation) -> None:
+    def _generate(self, call: "Call", generation: Generation) -> None:
         self._generating[call.number] = generation
         if call.extra:
             self._extras[call.number] = call.extra
@@ -289,12 +299,24 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def act(self, bits: int) -> None:
         """Writes the answers that the core has. Called by the loop's port."""
-        if not self._lost and bits:
-            self._collect()
-            self._write()
+        if self._lost or not bits:
+            return
+        answers = self._take()
+        if len(answers) == 1 and self._transport is not None:
+            number, code, _, said = answers[0]
+            waiting = self._waiting
+            special = self._done or self._extras or self._generating or self._web
+            simple = not (code or special or self._resting or self._leaving)
+            if simple and waiting[0] == number != self._last and isinstance(said, bytes):
+                # As nearly all are: the same as below in fewer steps.
+                waiting.popleft()
+                self._transport.write(said)
+                return
+        self._collect(answers)
+        self._write()
 
-    def _collect(self) -> None:
-        for number, code, http, said in self._take():
+    def _collect(self, answers: "list[HttpAnswer] | None" = None) -> None:
+        for number, code, http, said in self._take() if answers is None else answers:
             payload = said
             if code or self._generating or self._extras or self._web:
                 payload = self._finished(number, code, http, said)
@@ -466,7 +488,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._transport.abort()
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """A request that Python answers. `extra`: header lines of its answer."""
 
     number: int
@@ -474,26 +496,3 @@ class _Call(NamedTuple):
     head: bool
     extra: bytes
     timeout: float
-
-
-class MeasuredHttpProtocol(HttpProtocol):
-    """The same with its callbacks measured, for --measure-steps."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._run("http connect", super().connection_made, transport)
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._run("http read", super().buffer_updated, nbytes)
-
-    def resume_writing(self) -> None:
-        self._run("http resume", super().resume_writing)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._run("http lost", super().connection_lost, exc)
-
-    def _answered(self, call: _Call, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
-        self._run("http answered", super()._answered, call, done)
-
-    def _run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        steps = self._port.steps
-        return step(*args, **kwargs) if steps is None else steps.run(kind, step, *args, **kwargs)

@@ -27,7 +27,8 @@ from headrace.errors import StartError
 from headrace.grpc_calls import Answerer
 from headrace.grpc_server import GrpcProtocol, MeasuredProtocol
 from headrace.http_gateway import Gateway, Route
-from headrace.http_protocol import HttpProtocol, MeasuredHttpProtocol
+from headrace.http_measured import MeasuredHttpProtocol
+from headrace.http_protocol import HttpProtocol
 from headrace.listener import Doors, Listener, Seat
 from headrace.log_settings import LogSettings
 from headrace.repository import Repository

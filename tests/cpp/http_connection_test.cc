@@ -48,6 +48,12 @@ class HttpConnectionTest : public FrontTest {
     infer.json_bytes = json_bytes;
     return infer;
   }
+  // One read, and the end of the turn.
+  HttpConnection::Received receive(std::span<const std::byte> bytes, std::uint32_t next, std::size_t room) {
+    const HttpConnection::Received got = http().receive(bytes, next, room);
+    loop_->flush();
+    return got;
+  }
   // Waits for `count` answers.
   std::vector<HttpAnswer> answers(std::size_t count) {
     std::vector<HttpAnswer> all;
@@ -96,12 +102,12 @@ TEST_F(HttpConnectionTest, BinaryInBinaryOutInOneReadAndByteByByte) {
       request(head + raw(values), "Inference-Header-Content-Length: " + std::to_string(head.size()) + "\r\n");
   const std::size_t head_end = text.find("\r\n\r\n") + 4;
   for (const std::size_t first : {text.size(), head_end, head_end + 1, text.size() - 1}) {
-    const auto got = http().receive(as_bytes(std::string_view(text).substr(0, first)), 9, 10);
+    const auto got = receive(as_bytes(std::string_view(text).substr(0, first)), 9, 10);
     EXPECT_EQ(got.started, 1U);
     EXPECT_EQ(got.left, 0U);
     EXPECT_EQ(http().receiving_since() == kNever, first == text.size());
     for (std::size_t at = first; at < text.size(); ++at) {
-      const auto more = http().receive(as_bytes(std::string_view(text).substr(at, 1)), 10, 10);
+      const auto more = receive(as_bytes(std::string_view(text).substr(at, 1)), 10, 10);
       EXPECT_EQ(more.started + more.left, 0U);
     }
     const HttpAnswer done = answer();
@@ -119,10 +125,10 @@ TEST_F(HttpConnectionTest, ManyInOneReadAndWhatIsNotPlainIsLeft) {
   open();
   const std::string one = request(json({5}));
   const std::string other = "GET /v2 HTTP/1.1\r\n\r\n";
-  auto got = http().receive(as_bytes(one + one + other), 0, 10);
+  auto got = receive(as_bytes(one + one + other), 0, 10);
   EXPECT_EQ(got.started, 2U);
   EXPECT_EQ(got.left, other.size());
-  got = http().receive(as_bytes(one + one + one), 2, 2);
+  got = receive(as_bytes(one + one + one), 2, 2);
   EXPECT_EQ(got.started, 2U) << "no room for more";
   EXPECT_EQ(got.left, one.size());
   std::vector<bool> seen(4);
@@ -213,14 +219,14 @@ TEST_F(HttpConnectionTest, NoRoomForABodyLeavesTheConnectionInStep) {
   open();
   const std::string large = request(std::string(2000, ' '));
   const std::string small = request(json({4}));
-  const auto got = http().receive(as_bytes(large.substr(0, 500)), 0, 10);
+  const auto got = receive(as_bytes(large.substr(0, 500)), 0, 10);
   EXPECT_EQ(got.started, 1U);
   EXPECT_EQ(http().take_answers().front().status.code(), Code::kResourceExhausted);
-  const auto rest = http().receive(as_bytes(large.substr(500) + small), 1, 10);
+  const auto rest = receive(as_bytes(large.substr(500) + small), 1, 10);
   EXPECT_EQ(rest.started, 1U);
   EXPECT_EQ(rest.left, 0U);
   EXPECT_TRUE(answer().status.ok());
-  EXPECT_EQ(http().receive(as_bytes(large), 2, 10).started, 1U) << "refused at first sight";
+  EXPECT_EQ(receive(as_bytes(large), 2, 10).started, 1U) << "refused at first sight";
   EXPECT_EQ(http().take_answers().front().status.code(), Code::kResourceExhausted);
 }
 

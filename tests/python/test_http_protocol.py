@@ -457,10 +457,10 @@ def test_a_drain_ends_what_is_open(tmp_path: Path) -> None:
 def test_a_drain_says_close(tmp_path: Path) -> None:
     with connected(tmp_path, drain_delay=1.0) as client:
         running: headrace.Server = client.running  # type: ignore[attr-defined]
+        instance: Any = running._instance
         stopping = threading.Thread(target=running.stop)
         stopping.start()
-        instance: Any = running._instance or client
-        wait_for(lambda: running._instance is None or instance.service.draining)
+        wait_for(lambda: instance.service.draining)
         client.send(infer(1))
         status, headers, _ = client.answer()
         assert (status, headers["Connection"]) == (200, "close")

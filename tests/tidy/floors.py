@@ -65,7 +65,7 @@ PYTHON = (
     Floor(8, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
     Floor(9, ("http_reader",), "HTTP's requests as they arrive"),
     Floor(10, ("http_protocol",), "HTTP's door"),
-    Floor(11, ("listener",), "sockets, TLS, and which door a connection belongs to"),
+    Floor(11, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
     Floor(12, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
     Floor(13, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
@@ -87,6 +87,7 @@ NARROWER = {
         *("errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"),
         "grpc_web",
     },
+    "http_measured": {"http_protocol"},
     "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_protocol"},
     "cli": {"errors", "config", "log_settings", "server", "client", "bench"},
     "client": {"errors", "config", "_proto"},

@@ -1,0 +1,36 @@
+"""HTTP's connections with their callbacks measured, for --measure-steps."""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from headrace.http_protocol import Call, HttpProtocol
+
+__all__ = ["MeasuredHttpProtocol"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class MeasuredHttpProtocol(HttpProtocol):
+    """The same with its callbacks measured, for --measure-steps."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._run("http connect", super().connection_made, transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._run("http read", super().buffer_updated, nbytes)
+
+    def resume_writing(self) -> None:
+        self._run("http resume", super().resume_writing)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._run("http lost", super().connection_lost, exc)
+
+    def _answered(self, call: Call, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
+        self._run("http answered", super()._answered, call, done)
+
+    def _run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        steps = self._port.steps
+        return step(*args, **kwargs) if steps is None else steps.run(kind, step, *args, **kwargs)
