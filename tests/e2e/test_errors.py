@@ -362,8 +362,12 @@ def test_requests_that_are_not_grpc(server: ServerProcess) -> None:
     half = curl(server, INFER, framed(b"x" * 100)[:50])
     assert half.fields["grpc-status"] == "13"
     assert "middle" in half.fields["grpc-message"]
-    plain = subprocess.run(["curl", "-sS", "-m", "60", f"http://{server.grpc}/"], capture_output=True, check=False)
-    assert plain.returncode != 0, "HTTP/1.1 was answered on the port of gRPC"
+    plain = subprocess.run(
+        ["curl", "-sS", "-m", "60", "--http1.1", "-w", "%{http_code}", "-d", "{}", f"http://{server.grpc}{INFER}"],
+        capture_output=True,
+        check=False,
+    )
+    assert plain.stdout.endswith(b"415"), "HTTP/1.1 is spoken on gRPC's port too, and gRPC over it is gRPC-Web"
 
 
 # --- Limits ----------------------------------------------------------------------------------------------------------
