@@ -17,7 +17,8 @@ TEST(HttpHead, ThePlainCase) {
   const std::string text =
       "POST /v2/models/add_sub-1.x/versions/12/infer HTTP/1.1\r\nHost: a:1\r\nUser-Agent: x/1 (y; \"z\")\r\n"
       "content-LENGTH:7 \r\nInference-Header-Content-Length:\t3\r\nX-Any: \r\nConnection: Keep-Alive\r\n\r\n";
-  ASSERT_TRUE(read_plain_infer(text + "1234567", kRoom, head));
+  const std::string sent = text + "1234567";  // what `head` has views of
+  ASSERT_TRUE(read_plain_infer(sent, kRoom, head));
   EXPECT_EQ(head.model, "add_sub-1.x");
   EXPECT_EQ(head.version, "12");
   EXPECT_EQ(head.head_bytes, text.size());
@@ -28,7 +29,8 @@ TEST(HttpHead, ThePlainCase) {
 
 TEST(HttpHead, WithoutAVersionOrALengthOfJson) {
   PlainInfer head;
-  ASSERT_TRUE(read_plain_infer(with(""), kRoom, head));
+  const std::string sent = with("");
+  ASSERT_TRUE(read_plain_infer(sent, kRoom, head));
   EXPECT_EQ(head.model, "m");
   EXPECT_EQ(head.version, "");
   EXPECT_EQ(head.json_bytes, PlainInfer::kNone);
