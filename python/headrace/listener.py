@@ -111,8 +111,8 @@ class Seat:
 
     async def _door(self, doors: Doors, accepted: socket.socket) -> Factory | None:
         """Looks at the first bytes, without taking them. None: the peer has gone, or said too little for too long."""
-        now = self.loop.time()
-        stall, idle = now + self.port.config.message_stall_seconds, now + self.port.config.idle_seconds
+        # Nothing at all counts as half a beginning: clients that are honest begin at once.
+        due = self.loop.time() + self.port.config.message_stall_seconds
         enough = False
         while True:
             try:
@@ -121,13 +121,10 @@ class Seat:
                 if door is not None or not first or enough:  # enough and yet too little: the peer will say no more
                     return door
             except BlockingIOError:
-                first = b""
+                pass
             except OSError:
                 return None
-            now = self.loop.time()
-            # One byte or two are half of something; none is an idle connection.
-            due = min(stall, idle) if first or now < stall else idle
-            if self._draining or now >= due:
+            if self._draining or self.loop.time() >= due:
                 return None
             enough = await self._readable(accepted, due)
 

@@ -101,12 +101,12 @@ def test_half_a_beginning_has_as_long_as_half_a_message(server: ServerProcess, b
             assert not heard or heard.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_silent_connection_is_an_idle_one(server: ServerProcess) -> None:
+def test_who_says_nothing_has_as_long(server: ServerProcess) -> None:
     for port in both(server):
         with socket.create_connection(address(port), timeout=30) as plug:
             heard, seconds = until_closed(plug)
             assert heard == b""
-            assert seconds > 2.0
+            assert 0.9 < seconds < 2.9
 
 
 @pytest.mark.parametrize("beginning", [b"", b"P", b"PR"])
