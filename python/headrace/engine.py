@@ -335,7 +335,6 @@ class LoopPort:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._flushes = False  # at the end of this turn
-        self._flush_step = self.measured("flush", self._flush)
         self._writing = False  # a step that writes logs is due
         # A message that stops half-way arms a timer inside the core, of which a read tells us nothing (a question for
         # each read would cost more than it is worth): so the timers are looked at this often.
@@ -374,7 +373,7 @@ class LoopPort:
         """Submits what HTTP connections have started, with all that is read in this turn of the loop."""
         if not self._flushes:
             self._flushes = True
-            self.loop.call_soon(self._flush_step)
+            self.loop.call_soon(self.measured("flush", self._flush))
 
     def _flush(self) -> None:
         self._flushes = False

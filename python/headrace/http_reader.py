@@ -56,6 +56,10 @@ _HEADERS = {
 }
 
 
+def _nothing(*_: object) -> None:
+    """What is called when nobody listens any more."""
+
+
 class RequestReader:
     """The requests of one connection, one after the other. What it has read is good from `on_request` to its end."""
 
@@ -158,9 +162,12 @@ class RequestReader:
         return self._core.take_body() if self.stored else self.body or b""
 
     def close(self) -> None:
-        """Nothing more is read. Needed: the parser holds this object, and the two would wait for the collector."""
+        """Nothing more is read. Needed: the parser holds this object, this its owner, and all would wait for the
+        collector."""
         self._ended = True
         self.__dict__.pop("_parser", None)
+        self._on_request = self._on_expect = _nothing
+        self._on_refusal = _nothing
 
     # --- httptools' side.
 

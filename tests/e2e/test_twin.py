@@ -122,7 +122,6 @@ CALLS: dict[str, Call] = {
     "ready": Call(),
     "model ready": Call(MODEL_READY, (packed(name="add_sub"),)),
     "model not known": Call(MODEL_READY, (packed(name="nothing"),)),
-    "metadata": Call(METADATA, (packed(name="add_sub"),)),
     "health": Call(CHECK),
     "+proto": Call(fields=(("content-type", "application/grpc+proto"),)),
     "with parameters": Call(fields=(("content-type", "application/grpc;charset=utf-8"),)),
