@@ -187,7 +187,7 @@ void Connection::infer(wire::Call& call, wire::Message message) {
     refuse(call, status, nullptr, asked(decoder.request(), message.bytes.size()));
     return;
   }
-  if (decoder.heavy()) {
+  if (!loop_.work_.take(decoder.request())) {
     start_job(call, std::move(message), true);
     return;
   }

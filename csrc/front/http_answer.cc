@@ -2,8 +2,8 @@
 
 #include <array>
 
-#include "front/request_decoder.h"
 #include "front/response_outputs.h"
+#include "front/step_work.h"
 #include "wire/deflate.h"
 #include "wire/grpc_web.h"
 
@@ -55,7 +55,7 @@ bool HttpResult::heavy() const {
   const wire::InferResponse said = response(given, present, parameters.data());
   const std::size_t text =
       form == HttpForm::kPredict ? wire::predict_response_bytes(given) : wire::json_response_bytes(said, present);
-  return text > (encoding == wire::Encoding::kIdentity ? RequestDecoder::kHeavyBytes : kLightCompression);
+  return text > (encoding == wire::Encoding::kIdentity ? StepWork::kEachBytes : kLightCompression);
 }
 
 Status HttpResult::write_body(HttpAnswer& answer, std::size_t& json_bytes) const {

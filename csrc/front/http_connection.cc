@@ -135,7 +135,7 @@ void HttpConnection::start(HttpInfer asked, wire::Message body, std::size_t char
   exchange.request_bytes = body.bytes.size();
   const std::size_t json_bytes = std::min(exchange.asked.json_bytes, body.bytes.size());
   const bool json = !is_web(exchange.asked.form);
-  if (body.encoding != wire::Encoding::kIdentity || (json && json_bytes > RequestDecoder::kHeavyBytes)) {
+  if (body.encoding != wire::Encoding::kIdentity || (json && json_bytes > StepWork::kEachBytes)) {
     start_decoding(exchange, std::move(body));
     return;
   }
@@ -152,7 +152,7 @@ void HttpConnection::start(HttpInfer asked, wire::Message body, std::size_t char
     refuse(exchange, status, 0, nullptr, decoder.request().id);
     return;
   }
-  if (decoder.heavy()) {
+  if (!loop_.work_.take(decoder.request())) {
     start_decoding(exchange, std::move(body));
     return;
   }

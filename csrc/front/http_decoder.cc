@@ -3,7 +3,6 @@
 #include <string>
 
 #include "front/request_decoder.h"
-#include "front/tensor_parameters.h"
 #include "wire/grpc_web.h"
 
 namespace headrace {
@@ -108,14 +107,6 @@ Status HttpDecoder::decode_web(const wire::Message& body, const wire::InferLimit
   request_.clear();
   const Result<std::span<const std::byte>> message = wire::read_web_message(body.bytes);
   return message ? wire::decode_infer_request(*message, limits, request_) : message.status();
-}
-
-bool HttpDecoder::heavy() const {
-  std::size_t bytes = request_.contents_bytes;
-  for (const wire::WireInput& input : request_.inputs) {
-    if (input.raw && input.datatype == "BYTES") bytes += input.raw->size();
-  }
-  return bytes > RequestDecoder::kHeavyBytes || shared_input_bytes(request_) > RequestDecoder::kHeavySharedBytes;
 }
 
 Status HttpDecoder::admit(const Catalog& catalog, wire::Message& body, Engine& engine, Ticket& ticket, Model*& model,

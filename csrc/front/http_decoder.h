@@ -1,6 +1,5 @@
 // From the body of an inference over HTTP to a ticket: JSON's or gRPC-Web's half of it, and the admitter that does the
-// rest. Used by
-// a loop for what is small and by a worker for what is not, so it holds scratch memory and nothing else.
+// rest. Used by a loop for what is small and by a worker for what is not, so it holds scratch memory and nothing else.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +31,6 @@ class HttpDecoder {
   wire::PredictForm predict_form() const { return predict_.form; }
   // The same of a ModelInferRequest in gRPC-Web's frame, which names the model itself.
   Status decode_web(const wire::Message& body, const wire::InferLimits& limits);
-  // admit() would look at each element of many.
-  bool heavy() const;
   // As RequestAdmitter::admit(). `forms` gets how each output of the signature is to be written (JSON's).
   Status admit(const Catalog& catalog, wire::Message& body, Engine& engine, Ticket& ticket, Model*& model,
                std::vector<wire::OutputForm>& forms);

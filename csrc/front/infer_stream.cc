@@ -24,6 +24,7 @@ StreamMessage& InferStream::enter(std::size_t request_bytes) {
   place->index = in_flight_.size();
   place->number = next_number_++;
   in_flight_.push_back(place);
+  if (!answered_) largest_answer_ = std::max(largest_answer_, request_bytes);
   return *place;
 }
 
@@ -55,7 +56,7 @@ void InferStream::decode(StreamMessage& place, wire::Message message) {
     refuse(place, status, nullptr, Connection::asked(decoder.request(), place.request_bytes));
     return;
   }
-  if (decoder.heavy()) {
+  if (!loop.work_.take(decoder.request())) {
     start_job(place, std::move(message));
     return;
   }
@@ -109,7 +110,7 @@ void InferStream::refuse(StreamMessage& place, const Status& status, Model* mode
 
 void InferStream::answer(StreamMessage& place, bool final) {
   wire::OutMessage& out = connection_.loop().out_;
-  largest_answer_ = std::max(largest_answer_, out.size());
+  largest_answer_ = std::exchange(answered_, true) ? std::max(largest_answer_, out.size()) : out.size();
   if (!order_.has_turn(place)) {
     order_.keep(place, out, final);
     return;

@@ -82,11 +82,12 @@ class InferStream {
   std::vector<std::unique_ptr<StreamMessage>> messages_;  // all that there are, used or free
   std::vector<StreamMessage*> free_;
   std::uint64_t next_number_ = 0;
-  std::size_t largest_answer_ = 0;  // bytes
-  bool paused_ = false;             // the codec brings no message
-  bool job_out_ = false;            // a worker decodes one: what follows waits, so that the order stays
-  bool next_step_ = false;          // there is more to read, in the loop's next step
-  bool ended_ = false;              // no message follows
+  std::size_t largest_answer_ = 0;  // bytes; until the first is there, what the largest request has
+  bool answered_ = false;
+  bool paused_ = false;     // the codec brings no message
+  bool job_out_ = false;    // a worker decodes one: what follows waits, so that the order stays
+  bool next_step_ = false;  // there is more to read, in the loop's next step
+  bool ended_ = false;      // no message follows
   bool closing_ = false;
   Status closing_status_;
   std::size_t held_ = 0;  // what hold_slot gave, for the last that comes back

@@ -32,6 +32,7 @@ void fetch_early(const Completion* completion) {
 }  // namespace
 
 Loop::Step::Step(Loop& loop) : loop_(loop) {
+  loop_.work_.begin();
   if (loop_.options_.measure_steps) start_ = thread_cpu_time();
 }
 

@@ -20,6 +20,7 @@
 #include "front/http_answer.h"
 #include "front/http_decoder.h"
 #include "front/request_decoder.h"
+#include "front/step_work.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
 
@@ -125,7 +126,7 @@ class Loop {
   Engine& engine() { return *engine_; }
   const LoopOptions& options() const { return options_; }
 
-  // Measures one step of the loop's thread, if asked to.
+  // One step of the loop's thread: bounds its work, and measures it if asked to.
   class Step {
    public:
     explicit Step(Loop& loop);
@@ -195,6 +196,7 @@ class Loop {
   std::deque<TraceEntry> traces_;
   std::uint64_t traces_dropped_ = 0;
   Nanos max_step_ = 0;
+  StepWork work_;
   bool closed_ = false;
   RequestDecoder decoder_;
   wire::OutMessage out_;

@@ -2,9 +2,6 @@
 // by a loop for what is small and by a worker for what is not, so it holds scratch memory and nothing else.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #include "base/error.h"
 #include "front/request_admitter.h"
 #include "wire/grpc.h"
@@ -23,17 +20,8 @@ class ProtobufSource final : public RequestSource {
 
 class RequestDecoder {
  public:
-  // Work on more bytes than this, one by one, is not for an event loop.
-  static constexpr std::size_t kHeavyBytes = std::size_t{256} << 10;
-  // A request that names bytes of shared memory is short whatever their number: a thousand come in one read, and all
-  // are copied in its step.
-  static constexpr std::uint64_t kHeavySharedBytes = 1 << 10;
-
   // Reads the message in place; what admit() uses are views into it.
   Status decode(const wire::Message& message, const wire::InferLimits& limits);
-  // admit() would look at each element of many, or copy much: typed contents to be converted, strings to be walked,
-  // inputs in shared memory.
-  bool heavy() const;
   // RequestAdmitter::admit() for what decode() has read; the ticket shares the message's block.
   Status admit(const Catalog& catalog, wire::Message& message, Engine& engine, Ticket& ticket, Model*& model);
   const wire::InferRequest& request() const { return request_; }

@@ -73,49 +73,5 @@ TEST_F(RequestDecoderTest, ARefusalLeavesTheMessageItsCharge) {
   EXPECT_FALSE(ticket_.charge);
 }
 
-TEST_F(RequestDecoderTest, OnlyWhatIsLookedAtOneByOneIsHeavy) {
-  const Values many(100'000, 1000);
-  wire::Message raw = message(InferText{}(many));
-  ASSERT_TRUE(decoder_.decode(raw, {}).ok());
-  EXPECT_FALSE(decoder_.heavy()) << "raw numbers are never looked at";
-  wire::Message few = message(InferText{.typed = true}(Values(100, 1000)));
-  ASSERT_TRUE(decoder_.decode(few, {}).ok());
-  EXPECT_FALSE(decoder_.heavy());
-  Values larger(300'000, 1);
-  wire::Message typed = message(InferText{.typed = true}(larger));
-  ASSERT_TRUE(decoder_.decode(typed, {}).ok());
-  EXPECT_TRUE(decoder_.heavy());
-  wire::Message strings = message(InferText{.datatype = "BYTES"}(many));
-  ASSERT_TRUE(decoder_.decode(strings, {}).ok());
-  EXPECT_TRUE(decoder_.heavy()) << "strings are walked";
-}
-
-// However short its message is.
-TEST_F(RequestDecoderTest, BytesInSharedMemoryAreHeavySoon) {
-  const auto naming = [](std::int64_t bytes) {
-    const auto parameter = [](protozero::pbf_writer& input, const std::string& key, auto set) {
-      protozero::pbf_writer entry(input, 4);
-      entry.add_string(1, key);
-      protozero::pbf_writer value(entry, 2);
-      set(value);
-    };
-    std::string data;
-    protozero::pbf_writer writer(data);
-    for (const char* name : {"x", "w"}) {
-      protozero::pbf_writer input(writer, 5);
-      input.add_string(1, name);
-      parameter(input, "shared_memory_region", [](protozero::pbf_writer& value) { value.add_string(3, "r"); });
-      parameter(input, "shared_memory_byte_size", [&](protozero::pbf_writer& value) { value.add_int64(2, bytes); });
-    }
-    return data;
-  };
-  wire::Message few = message(naming(512));
-  ASSERT_TRUE(decoder_.decode(few, {}).ok());
-  EXPECT_FALSE(decoder_.heavy());
-  wire::Message many = message(naming(513));
-  ASSERT_TRUE(decoder_.decode(many, {}).ok());
-  EXPECT_TRUE(decoder_.heavy());
-}
-
 }  // namespace
 }  // namespace headrace::testing

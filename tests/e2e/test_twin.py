@@ -122,6 +122,7 @@ CALLS: dict[str, Call] = {
     "ready": Call(),
     "model ready": Call(MODEL_READY, (packed(name="add_sub"),)),
     "model not known": Call(MODEL_READY, (packed(name="nothing"),)),
+    "metadata": Call(METADATA, (packed(name="add_sub"),)),
     "health": Call(CHECK),
     "+proto": Call(fields=(("content-type", "application/grpc+proto"),)),
     "with parameters": Call(fields=(("content-type", "application/grpc;charset=utf-8"),)),
@@ -198,6 +199,7 @@ SILENT = "the twin never answers: the call hangs until its deadline"
 LAX = "the twin serves it; the specification does not allow it"
 # Where Headrace answers otherwise: its HTTP status, gRPC status, reset code, and why.
 DIFFERENCES: dict[str, tuple[str, int, int | None, str]] = {
+    "metadata": ("200", 0, None, "the Open Inference Protocol's `properties`, which Triton's messages do not have"),
     "several -bin values": (
         "200",
         0,
