@@ -26,11 +26,27 @@ std::byte* own(Tensor& tensor, std::size_t bytes, Pool& pool, Status& status) {
   return tensor.block.data();
 }
 
+// An input that the lane is to read from its client's memory.
+bool elsewhere(const Tensor& tensor) { return tensor.data == nullptr && tensor.size != 0; }
+
+// The bytes of the ticket's input `i`, wherever they are.
+Status copy_input(const Ticket& ticket, std::size_t i, std::byte* to) {
+  const Tensor& given = ticket.inputs[i];
+  if (!elsewhere(given)) {
+    if (given.size != 0) std::memcpy(to, given.data, given.size);
+    return {};
+  }
+  const auto place = std::ranges::find(ticket.input_places, i, &InputPlace::input);
+  HEADRACE_CHECK(place != ticket.input_places.end());
+  const Status status = place->region->read(place->offset, {to, given.size});
+  return status.ok() ? status : Status(status.code(), "input '" + *place->name + "': " + status.message());
+}
+
 Status gather_one(const Ticket& ticket, Pool& pool, std::vector<Tensor>& inputs) {
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const Tensor& given = ticket.inputs[i];
     Tensor& input = inputs[i];
-    if (aligned(given)) {
+    if (!elsewhere(given) && aligned(given)) {
       input = given;
       continue;
     }
@@ -39,7 +55,7 @@ Status gather_one(const Ticket& ticket, Pool& pool, std::vector<Tensor>& inputs)
     Status status;
     std::byte* to = own(input, given.size, pool, status);
     if (to == nullptr) return status;
-    std::memcpy(to, given.data, given.size);
+    if (status = copy_input(ticket, i, to); !status.ok()) return status;
   }
   return {};
 }
@@ -62,9 +78,8 @@ Status gather_input(std::span<Ticket* const> tickets, std::size_t i, Pool& pool,
   std::byte* to = own(input, bytes, pool, status);
   if (to == nullptr) return status;
   for (const Ticket* ticket : tickets) {
-    const Tensor& given = ticket->inputs[i];
-    if (given.size != 0) std::memcpy(to, given.data, given.size);
-    to += given.size;
+    if (status = copy_input(*ticket, i, to); !status.ok()) return status;
+    to += ticket->inputs[i].size;
   }
   return {};
 }

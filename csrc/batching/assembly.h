@@ -17,8 +17,9 @@ namespace headrace {
 // The inputs of one batch: a single ticket's tensors as they lie (copied only where an address is not aligned to its
 // element); several tickets' rows gathered once, into one pooled tensor per input. An optional input that the tickets
 // do not give stays kInvalid; that they agree in this and in every dimension but the first is the queue's doing.
-// RESOURCE_EXHAUSTED when the pool has no room; `inputs` is then empty. What lies borrowed in a ticket stays there: the
-// ticket must outlive the use of `inputs`.
+// What a ticket has in its client's shared memory is read from there. RESOURCE_EXHAUSTED when the pool has no room,
+// INVALID_ARGUMENT when a client has cut its memory short; `inputs` is then empty. What lies borrowed in a ticket stays
+// there: the ticket must outlive the use of `inputs`.
 Status gather(std::span<Ticket* const> tickets, Pool& pool, std::vector<Tensor>& inputs);
 
 // The outputs that any of the tickets wants: one flag per output of the signature.

@@ -33,6 +33,7 @@ void Ticket::clear() {
   output_requests.clear();
   charge.release();
   shared_charge.release();
+  input_places.clear();
   status = Status();
   for (Tensor& output : outputs) output.clear();
   time = Timeline();

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "base/error.h"
 #include "batching/output_request.h"
 #include "memory/budget.h"
+#include "memory/shared_region.h"
 #include "memory/tensor.h"
 
 namespace headrace {
@@ -54,6 +56,15 @@ struct Timeline {
 };
 
 inline constexpr std::uint32_t kNotInHeap = 0xffffffffU;
+
+// Where an input lies that its client has put into shared memory. The lane that runs the request reads it, straight to
+// where the model finds it. The ticket's tensor has its size, and no data.
+struct InputPlace {
+  std::size_t input = 0;              // its place in the signature
+  const std::string* name = nullptr;  // the signature's
+  std::shared_ptr<const SharedRegion> region;
+  std::uint64_t offset = 0;  // in the region
+};
 
 struct ShapeGroup;  // of batching/queue: tickets that may share a batch
 
@@ -104,7 +115,8 @@ struct alignas(64) Ticket : Completion {
   std::string id;                  // the caller's request id
   Nanos timeout = kNever;          // that the caller allows from `received` on; start() makes it part of the deadline
   InflightBudget::Charge charge;   // of the message that the inputs are views of; given up with the ticket
-  InflightBudget::Charge shared_charge;        // of inputs that were copied from clients' shared memory
+  InflightBudget::Charge shared_charge;        // of inputs that were copied from clients' shared memory at once
+  std::vector<InputPlace> input_places;        // the submitter's: of inputs that still lie there
   std::vector<OutputRequest> output_requests;  // what is to be done with outputs, beyond handing them out
 
   // When it came, and until when its call can wait: the earlier of that and the timeout is its deadline.

@@ -88,14 +88,28 @@ Status Admission::bind(std::size_t slot, const Block& block, std::span<const std
     if (Status status = check_bytes_tensor(bytes, elements_[slot]); !status.ok()) {
       return refuse(name, "is not a BYTES tensor of shape " + tensor.shape.to_string() + ": " + status.message());
     }
-  } else if (bytes.size() != elements_[slot] * element_size(tensor.dtype)) {
-    return refuse(name, "has " + std::to_string(bytes.size()) + " bytes; shape " + tensor.shape.to_string() + " of " +
-                            std::string(dtype_name(tensor.dtype)) + " takes " +
-                            std::to_string(elements_[slot] * element_size(tensor.dtype)));
+  } else if (Status status = check_size(slot, bytes.size()); !status.ok()) {
+    return status;
   }
   tensor.block = block;
   tensor.data = bytes.data();
   tensor.size = bytes.size();
+  return {};
+}
+
+Status Admission::check_size(std::size_t slot, std::size_t bytes) const {
+  const Tensor& tensor = ticket_->inputs[slot];
+  const std::size_t right = elements_[slot] * element_size(tensor.dtype);
+  if (bytes == right) return {};
+  return refuse(model_->signature.inputs[slot].name,
+                "has " + std::to_string(bytes) + " bytes; shape " + tensor.shape.to_string() + " of " +
+                    std::string(dtype_name(tensor.dtype)) + " takes " + std::to_string(right));
+}
+
+Status Admission::bind_later(std::size_t slot, std::size_t bytes) {
+  if (Status status = check_size(slot, bytes); !status.ok()) return status;
+  ticket_->inputs[slot].data = nullptr;
+  ticket_->inputs[slot].size = bytes;
   return {};
 }
 

@@ -28,6 +28,9 @@ class Admission {
   DType dtype(std::size_t slot) const { return ticket_->inputs[slot].dtype; }
   // Its bytes: borrowed from `block`, which the ticket then shares. Checks the count against the declared shape.
   Status bind(std::size_t slot, const Block& block, std::span<const std::byte> bytes);
+  // Or `bytes` of them that are read when the request runs: what the ticket's `input_places` say. Not for BYTES, whose
+  // contents are checked here.
+  Status bind_later(std::size_t slot, std::size_t bytes);
   // Or a whole tensor of the right size that somebody made of typed contents.
   void bind(std::size_t slot, Tensor tensor);
 
@@ -38,6 +41,7 @@ class Admission {
   Status finish();
 
  private:
+  Status check_size(std::size_t slot, std::size_t bytes) const;
   Status refuse(std::string_view name, std::string text) const;
 
   const Model* model_ = nullptr;

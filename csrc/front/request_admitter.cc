@@ -19,7 +19,7 @@ Status of_tensor(std::string_view kind, std::string_view name, const Status& sta
 
 }  // namespace
 
-Status RequestAdmitter::bind_inputs(const RequestSource& source, Engine& engine) {
+Status RequestAdmitter::bind_inputs(const RequestSource& source, const Model& model, Engine& engine, Ticket& ticket) {
   const std::vector<wire::WireInput>& inputs = source.request().inputs;
   for (std::size_t place = 0; place < inputs.size(); ++place) {
     const wire::WireInput& input = inputs[place];
@@ -28,7 +28,7 @@ Status RequestAdmitter::bind_inputs(const RequestSource& source, Engine& engine)
     Result<std::optional<SharedPlace>> shared = shared_place(input);
     if (!shared) return shared.status();
     if (*shared) {
-      if (Status status = bind_shared(input, **shared, slot, engine); !status.ok()) return status;
+      if (Status status = bind_shared(input, **shared, slot, model, engine, ticket); !status.ok()) return status;
     } else if (input.raw) {
       if (Status status = admission_.bind(slot, source.block(), *input.raw); !status.ok()) return status;
     } else {
@@ -41,9 +41,10 @@ Status RequestAdmitter::bind_inputs(const RequestSource& source, Engine& engine)
   return {};
 }
 
-// Copied, and only then looked at: the client may write to its memory at any time.
+// Numbers are read by the lane. Strings are copied here, and only then looked at: the client may write to its memory at
+// any time.
 Status RequestAdmitter::bind_shared(const wire::WireInput& input, const SharedPlace& place, std::size_t slot,
-                                    Engine& engine) {
+                                    const Model& model, Engine& engine, Ticket& ticket) {
   if (input.has_contents || (input.raw && !input.raw->empty())) {
     return invalid_argument("input '" + std::string(input.name) +
                             "' is in shared memory, and has contents in the message too; send one of the two");
@@ -52,6 +53,10 @@ Status RequestAdmitter::bind_shared(const wire::WireInput& input, const SharedPl
   if (!region) return of_tensor("input", input.name, region.status());
   if (Status status = (*region)->check_range(place.offset, place.bytes); !status.ok()) {
     return of_tensor("input", input.name, status);
+  }
+  if (admission_.dtype(slot) != DType::kBytes) {
+    ticket.input_places.push_back({slot, &model.signature.inputs[slot].name, std::move(*region), place.offset});
+    return admission_.bind_later(slot, static_cast<std::size_t>(place.bytes));
   }
   Result<Block> block = engine.pool().allocate(static_cast<std::size_t>(place.bytes));
   if (!block) return block.status();
@@ -101,16 +106,16 @@ Status RequestAdmitter::want_outputs(const wire::InferRequest& request, const Mo
 }
 
 Status RequestAdmitter::charge_shared(const wire::InferRequest& request, Engine& engine, Ticket& ticket) {
-  const std::uint64_t bytes = shared_input_bytes(request);
-  if (bytes == 0) return {};
+  const auto [bytes, strings] = shared_inputs(request);
   if (bytes > engine.max_message_bytes()) {
     return resource_exhausted("the inputs in shared memory have " + std::to_string(bytes) +
                               " bytes, over the limit of " + std::to_string(engine.max_message_bytes()) +
                               " bytes (--max-request-bytes): send less at once, or raise the limit");
   }
-  ticket.shared_charge = engine.budget().take(static_cast<std::size_t>(bytes));
+  if (strings == 0) return {};
+  ticket.shared_charge = engine.budget().take(static_cast<std::size_t>(strings));
   if (ticket.shared_charge) return {};
-  return resource_exhausted("no room for inputs of " + std::to_string(bytes) +
+  return resource_exhausted("no room for strings of " + std::to_string(strings) +
                             " bytes in shared memory: the server has " + std::to_string(engine.budget().charged()) +
                             " of " + std::to_string(engine.budget().cap()) +
                             " request bytes in flight (--process-inflight-bytes); try again later");
@@ -125,7 +130,7 @@ Status RequestAdmitter::admit(const Catalog& catalog, RequestSource& source, Eng
   if (Status status = read_parameters(request, parameters_); !status.ok()) return status;
   admission_.begin(*model, ticket);
   if (Status status = charge_shared(request, engine, ticket); !status.ok()) return status;
-  if (Status status = bind_inputs(source, engine); !status.ok()) return status;
+  if (Status status = bind_inputs(source, *model, engine, ticket); !status.ok()) return status;
   if (Status status = want_outputs(request, *model, engine, ticket); !status.ok()) return status;
   if (Status status = admission_.finish(); !status.ok()) return status;
   ticket.id.assign(request.id);

@@ -48,13 +48,14 @@ class RequestSource {
 class RequestAdmitter {
  public:
   // Fills the ticket (all but sink and cookies; Ticket::start sets its times) and takes the source's charge over.
-  // `model` is set as soon as it is known, so that a refusal can be counted. Inputs in shared memory are copied here:
-  // see shared_input_bytes().
+  // `model` is set as soon as it is known, so that a refusal can be counted. Strings in shared memory are copied here;
+  // numbers are left for the lane (Ticket::input_places).
   Status admit(const Catalog& catalog, RequestSource& source, Engine& engine, Ticket& ticket, Model*& model);
 
  private:
-  Status bind_inputs(const RequestSource& source, Engine& engine);
-  Status bind_shared(const wire::WireInput& input, const SharedPlace& place, std::size_t slot, Engine& engine);
+  Status bind_inputs(const RequestSource& source, const Model& model, Engine& engine, Ticket& ticket);
+  Status bind_shared(const wire::WireInput& input, const SharedPlace& place, std::size_t slot, const Model& model,
+                     Engine& engine, Ticket& ticket);
   Status charge_shared(const wire::InferRequest& request, Engine& engine, Ticket& ticket);
   Status want_outputs(const wire::InferRequest& request, const Model& model, Engine& engine, Ticket& ticket);
 

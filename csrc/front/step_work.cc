@@ -13,7 +13,7 @@ bool StepWork::take(const wire::InferRequest& request) {
     if (input.raw && input.datatype == "BYTES") each += input.raw->size();
   }
   if (each > kEachBytes) return false;
-  const std::uint64_t shared = shared_input_bytes(request);
+  const std::uint64_t shared = shared_inputs(request).strings;
   if (shared == 0) return true;
   const std::uint64_t copy = std::max<std::uint64_t>(shared, kLeastCopy * request.inputs.size());
   if (copy > kCopyBytes - copied_) return false;

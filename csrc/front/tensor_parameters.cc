@@ -68,13 +68,15 @@ Result<std::uint32_t> wanted_classes(const wire::WireOutput& output) {
   return static_cast<std::uint32_t>(std::min(*classes, kMost));
 }
 
-std::uint64_t shared_input_bytes(const wire::InferRequest& request) {
-  std::uint64_t sum = 0;
+SharedInputs shared_inputs(const wire::InferRequest& request) {
+  SharedInputs sum;
   for (const wire::WireInput& input : request.inputs) {
     if (input.parameters.empty() || wire::find_parameter(input.parameters, kRegion) == nullptr) continue;
     const wire::ParameterValue* bytes = wire::find_parameter(input.parameters, kBytes);
     const std::uint64_t more = bytes == nullptr ? 0 : number(*bytes).value_or(0);
-    sum += std::min(more, std::numeric_limits<std::uint64_t>::max() - sum);
+    sum.bytes += std::min(more, std::numeric_limits<std::uint64_t>::max() - sum.bytes);
+    if (input.datatype == "BYTES")
+      sum.strings += std::min(more, std::numeric_limits<std::uint64_t>::max() - sum.strings);
   }
   return sum;
 }

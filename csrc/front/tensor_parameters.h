@@ -25,7 +25,11 @@ Result<std::optional<SharedPlace>> shared_place(const wire::WireOutput& output);
 // `classification`: the best so many of each row; 0: not asked for. INVALID_ARGUMENT when it is no number from 1.
 Result<std::uint32_t> wanted_classes(const wire::WireOutput& output);
 
-// Bytes that the inputs say they have in shared memory, no more than the largest number: what copying them will cost.
-std::uint64_t shared_input_bytes(const wire::InferRequest& request);
+// Bytes that the inputs say they have in shared memory, no more than the largest number.
+struct SharedInputs {
+  std::uint64_t bytes = 0;
+  std::uint64_t strings = 0;  // of these, BYTES: copied when the request is read, because they are looked at then
+};
+SharedInputs shared_inputs(const wire::InferRequest& request);
 
 }  // namespace headrace

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "shared_object.h"
+
 namespace headrace {
 namespace {
 
@@ -54,7 +56,7 @@ std::vector<std::string> strings_in(const Tensor& tensor) {
   return values;
 }
 
-class Assembly : public testing::Test {
+class Assembly : public ::testing::Test {
  protected:
   Assembly() : pool_(PoolOptions{}) {}
   ~Assembly() override {
@@ -304,6 +306,70 @@ TEST_F(Assembly, RowsNeverMix) {
       EXPECT_EQ(std::memcmp(one.outputs[i].data, one.inputs[i].data, one.inputs[i].size), 0);
     }
   }
+}
+
+// Inputs that clients have in shared memory: no data, and a place for each.
+class SharedAssembly : public Assembly {
+ protected:
+  SharedAssembly() { region_ = *SharedRegion::open("r", object_.key(), 0, kRoom); }
+  Ticket& there(std::int64_t rows, std::uint64_t offset) {
+    Tensor tensor;
+    tensor.dtype = DType::kInt32;
+    tensor.shape = {rows, 2};
+    tensor.size = static_cast<std::size_t>(rows) * 8;
+    Ticket& made = ticket(rows, {std::move(tensor)});
+    made.input_places.push_back({0, &kNames[0], region_, offset});
+    return made;
+  }
+
+  static constexpr std::size_t kRoom = 1000;
+  const testing::SharedObject object_{kRoom};
+  std::shared_ptr<const SharedRegion> region_;
+};
+
+TEST_F(SharedAssembly, OfOneTicketIsCopied) {
+  object_.put_values<std::int32_t>(12, {1, 2, 3, 4});
+  there(2, 12);
+  ASSERT_TRUE(gather(batch_, pool_, inputs_).ok());
+  object_.put_values<std::int32_t>(12, {0, 0, 0, 0});
+  EXPECT_EQ(values_of<std::int32_t>(inputs_[0]), (std::vector<std::int32_t>{1, 2, 3, 4}))
+      << "not the client's any more";
+  EXPECT_EQ(inputs_[0].shape, (Shape{2, 2}));
+}
+
+TEST_F(SharedAssembly, AnywhereInTheRegion) {
+  object_.put_values<std::int32_t>(13, {1, 2});
+  there(1, 13);
+  ASSERT_TRUE(gather(batch_, pool_, inputs_).ok());
+  EXPECT_EQ(values_of<std::int32_t>(inputs_[0]), (std::vector<std::int32_t>{1, 2}));
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(inputs_[0].data) % alignof(std::int32_t), 0U);
+}
+
+TEST_F(SharedAssembly, IsGatheredBesideOthers) {
+  object_.put_values<std::int32_t>(0, {5, 6});
+  object_.put_values<std::int32_t>(900, {7, 8, 9, 10});
+  there(1, 0);
+  ticket(1, {tensor_of<std::int32_t>(pool_, DType::kInt32, {1, 2}, {1, 2})});
+  there(2, 900);
+  ASSERT_TRUE(gather(batch_, pool_, inputs_).ok());
+  EXPECT_EQ(values_of<std::int32_t>(inputs_[0]), (std::vector<std::int32_t>{5, 6, 1, 2, 7, 8, 9, 10}));
+}
+
+TEST_F(SharedAssembly, WhatIsCutShortIsTheClientsFault) {
+  ticket(1, {tensor_of<std::int32_t>(pool_, DType::kInt32, {1, 2}, {1, 2})});
+  there(1, 996);
+  Status status = gather(batch_, pool_, inputs_);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  object_.resize(4);
+  batch_.clear();
+  there(1, 0);
+  status = gather(batch_, pool_, inputs_);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_EQ(status.message().rfind("input 'first': ", 0), 0U) << status.message();
+  EXPECT_NE(status.message().find("has become smaller"), std::string::npos) << status.message();
+  EXPECT_TRUE(inputs_.empty());
+  object_.resize(kRoom);
+  EXPECT_TRUE(gather(batch_, pool_, inputs_).ok());
 }
 
 }  // namespace

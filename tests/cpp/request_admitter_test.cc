@@ -192,16 +192,18 @@ class SharedRequestTest : public RequestAdmitterTest {
   std::vector<wire::Parameter> wanted_;
 };
 
-TEST_F(SharedRequestTest, AnInputIsCopiedOutOfSharedMemory) {
-  object_.put_values<std::int32_t>(100, {7, 8});
+TEST_F(SharedRequestTest, NumbersInSharedMemoryAreLeftForTheLane) {
   in_memory(100, 8);
   ASSERT_TRUE(admit().ok());
   EXPECT_TRUE(asked_.empty());
-  object_.put_values<std::int32_t>(100, {0, 0});
-  EXPECT_EQ(values_of(ticket_.inputs[0]), (Values{7, 8}))
-      << "what the client does to its memory then is its own affair";
-  EXPECT_EQ(ticket_.shared_charge.bytes(), 8U);
-  EXPECT_EQ(engine_->budget().charged(), 8U);
+  EXPECT_EQ(ticket_.inputs[0].data, nullptr);
+  EXPECT_EQ(ticket_.inputs[0].size, 8U);
+  ASSERT_EQ(ticket_.input_places.size(), 1U);
+  EXPECT_EQ(ticket_.input_places[0].input, 0U);
+  EXPECT_EQ(*ticket_.input_places[0].name, "x");
+  EXPECT_EQ(ticket_.input_places[0].region->name(), "r");
+  EXPECT_EQ(ticket_.input_places[0].offset, 100U);
+  EXPECT_FALSE(ticket_.shared_charge) << "no memory is taken for it yet";
 }
 
 TEST_F(SharedRequestTest, WhatIsWrongWithAnInputIsNamed) {
@@ -217,9 +219,6 @@ TEST_F(SharedRequestTest, WhatIsWrongWithAnInputIsNamed) {
   EXPECT_EQ(admit().code(), Code::kResourceExhausted);
   EXPECT_NE(admit().message().find("--max-request-bytes"), std::string::npos);
   in_memory(0, 8);
-  object_.resize(5);
-  EXPECT_NE(admit().message().find("has become smaller"), std::string::npos);
-  object_.resize(2000);
   request_.inputs[0].has_contents = true;
   EXPECT_NE(admit().message().find("send one of the two"), std::string::npos);
   request_.inputs[0].has_contents = false;

@@ -35,8 +35,8 @@ class StepWorkTest : public ::testing::Test {
     protozero::pbf_writer(input).add_message(5, contents);
     return wire::testing::message([&](protozero::pbf_writer& writer) { writer.add_message(5, input); });
   }
-  static std::string shared(std::int64_t bytes, int inputs = 1) {
-    std::string input = wire::testing::input("x", "UINT8", {bytes});
+  static std::string shared(std::int64_t bytes, int inputs = 1, std::string_view datatype = "BYTES") {
+    std::string input = wire::testing::input("x", datatype, {bytes});
     const std::string region = wire::testing::message([](protozero::pbf_writer& entry) {
       entry.add_string(1, "shared_memory_region");
       entry.add_message(2, wire::testing::message([](protozero::pbf_writer& value) { value.add_string(3, "r"); }));
@@ -61,12 +61,13 @@ TEST_F(StepWorkTest, OnlyWhatIsLookedAtOneByOneIsTooMuch) {
 }
 
 TEST_F(StepWorkTest, AStepCopiesSoMuchSharedMemoryForAllOfItsRequests) {
-  constexpr std::int64_t kImage = 3 * 224 * 224 * 4;
-  EXPECT_TRUE(takes(shared(kImage)));
-  EXPECT_FALSE(takes(shared(kImage))) << "a second one";
+  constexpr std::int64_t kMany = 600 << 10;
+  EXPECT_TRUE(takes(shared(kMany)));
+  EXPECT_FALSE(takes(shared(kMany))) << "a second one";
   EXPECT_TRUE(takes(raw("INT32", 64))) << "the others are as before";
+  EXPECT_TRUE(takes(shared(kMany, 1, "FP32"))) << "numbers are copied by lanes";
   work_.begin();
-  EXPECT_TRUE(takes(shared(kImage)));
+  EXPECT_TRUE(takes(shared(kMany)));
 }
 
 // However few bytes each of them names.

@@ -85,11 +85,19 @@ TEST(TensorParameters, TheBytesOfAllInputs) {
   const Parameters most{region, {"shared_memory_byte_size", kMost}};
   const Parameters stray{{"shared_memory_byte_size", std::int64_t{64}}};
   wire::InferRequest request;
-  EXPECT_EQ(shared_input_bytes(request), 0U);
+  EXPECT_EQ(shared_inputs(request).bytes, 0U);
   for (const Parameters* each : {&some, &stray, &some}) request.inputs.push_back(input(*each));
-  EXPECT_EQ(shared_input_bytes(request), 128U);
-  request.inputs.push_back(input(most));
-  EXPECT_EQ(shared_input_bytes(request), kMost);
+  EXPECT_EQ(shared_inputs(request).bytes, 128U);
+  EXPECT_EQ(shared_inputs(request).strings, 0U);
+  request.inputs[0].datatype = "BYTES";
+  EXPECT_EQ(shared_inputs(request).bytes, 128U);
+  EXPECT_EQ(shared_inputs(request).strings, 64U);
+  for (int i = 0; i < 2; ++i) {
+    request.inputs.push_back(input(most));
+    request.inputs.back().datatype = "BYTES";
+  }
+  EXPECT_EQ(shared_inputs(request).bytes, kMost);
+  EXPECT_EQ(shared_inputs(request).strings, kMost);
 }
 
 }  // namespace
