@@ -111,11 +111,11 @@ def main() -> None:
         "| connections x streams | image | req/s | server CPU us/req | beyond the model, us |",
         "|---|---|---|---|---|",
     ]
-    for load, shared in there.items():
-        for where, results in (("in shared memory", shared), ("in the message", sent[load])):
+    for at, shared in there.items():
+        for where, results in (("in shared memory", shared), ("in the message", sent[at])):
             beyond = [result.server_cpu_us - used for result, used in zip(results, alone, strict=True)]
             lines.append(
-                f"| {load} | {where} | {spread([r.rate for r in results], ',.0f')} | "
+                f"| {at} | {where} | {spread([r.rate for r in results], ',.0f')} | "
                 f"{spread([r.server_cpu_us for r in results], '.1f')} | {spread(beyond, '.1f')} |"
             )
     saved = [a.server_cpu_us / b.server_cpu_us for load in there for a, b in zip(there[load], sent[load], strict=True)]
