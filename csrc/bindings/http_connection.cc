@@ -106,7 +106,8 @@ std::uint64_t receive(HttpHandle& self, std::size_t size, std::uint32_t next, st
 }
 
 unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std::string version, const py::object& body,
-               std::int64_t json_bytes, double timeout, int accepts, std::string headers, int form) {
+               std::int64_t json_bytes, double timeout, int accepts, std::string headers, int form,
+               wire::Metadata request_headers) {
   HttpConnection* connection = self.find();
   if (connection == nullptr) return 0;
   HttpInfer asked;
@@ -119,6 +120,7 @@ unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std:
   asked.headers = std::move(headers);
   if (form < 0 || form > static_cast<int>(HttpForm::kBareWeb)) throw py::value_error("a form is 0 to 4");
   asked.form = static_cast<HttpForm>(form);
+  asked.request_headers = std::move(request_headers);
   if (body.is_none()) {
     py::gil_scoped_release release;  // a large one
     return connection->infer(std::move(asked));

@@ -22,8 +22,27 @@ struct ConnectionHandle {
 
 Nanos nanos(const py::dict& limits, const char* key) { return static_cast<Nanos>(required<double>(limits, key) * 1e9); }
 
+// A Python function of a header's name, called from within receive(), which may have let go of the GIL.
+HeaderForward::Wants wants(py::object function) {
+  if (function.is_none()) return nullptr;
+  const std::shared_ptr<py::object> held(new py::object(std::move(function)), [](py::object* last) {
+    const py::gil_scoped_acquire gil;
+    delete last;
+  });
+  return [held](std::string_view name) {
+    const py::gil_scoped_acquire gil;
+    try {
+      return !(*held)(py::str(name.data(), name.size())).is_none();
+    } catch (py::error_already_set& error) {  // an interrupt, or no memory: there is nobody to hand it to
+      error.discard_as_unraisable("matching a header's name");
+      return false;
+    }
+  };
+}
+
 std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<std::string> methods,
-                                      std::vector<std::string> streams, bool access_log, bool measure_steps) {
+                                      std::vector<std::string> streams, py::object grpc_headers,
+                                      py::object http_headers, bool access_log, bool measure_steps) {
   const py::dict& limits = engine.limits;
   LoopOptions options;
   options.grpc.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
@@ -41,6 +60,8 @@ std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<st
   options.infer.max_parameters = required<std::size_t>(limits, "max_parameters");
   options.methods = std::move(methods);
   options.streams = std::move(streams);
+  options.grpc_headers = wants(std::move(grpc_headers));
+  options.http_headers = wants(std::move(http_headers));
   options.access_log = access_log;
   options.measure_steps = measure_steps;
   auto handle = std::make_shared<LoopHandle>();
@@ -56,6 +77,14 @@ py::list ready_list(const std::vector<Ready>& ready) {
   py::list rows(ready.size());
   for (std::size_t i = 0; i < ready.size(); ++i) rows[i] = py::make_tuple(ready[i].token, ready[i].bits);
   return rows;
+}
+
+// A header's value is ASCII, if its sender keeps to the rules.
+py::str latin1(const std::string& bytes) {
+  py::object made = py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeLatin1(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), nullptr));
+  if (!made) throw py::error_already_set();
+  return made;
 }
 
 py::list access_list(Loop& loop, std::size_t most, std::uint64_t& dropped) {
@@ -77,6 +106,9 @@ py::list access_list(Loop& loop, std::size_t most, std::uint64_t& dropped) {
     row["queue_ns"] = entry.queue_ns;
     row["compute_ns"] = entry.compute_ns;
     row["total_ns"] = entry.total_ns;
+    py::list headers;
+    for (const auto& [name, value] : entry.headers) headers.append(py::make_tuple(name, latin1(value)));
+    row["headers"] = headers;
     rows.append(row);
   }
   return rows;
@@ -238,7 +270,7 @@ void bind_loop(py::module_& module) {
 
   py::class_<LoopHandle, std::shared_ptr<LoopHandle>>(module, "Loop")
       .def(py::init(&make_loop), py::arg("engine"), py::kw_only(), py::arg("methods"), py::arg("streams"),
-           py::arg("access_log"), py::arg("measure_steps"))
+           py::arg("grpc_headers"), py::arg("http_headers"), py::arg("access_log"), py::arg("measure_steps"))
       .def("fileno", [](LoopHandle& self) { return self.loop == nullptr ? -1 : self.loop->fileno(); })
       .def("drain",
            [](LoopHandle& self) {

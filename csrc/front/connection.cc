@@ -181,9 +181,17 @@ void Connection::abandon(wire::Call& call) {
   }
 }
 
+Status Connection::decode(const wire::Call& call, const wire::Message& message) {
+  Status status = loop_.decoder_.decode(message, loop_.options().infer);
+  HeaderForward& headers = loop_.grpc_headers_;
+  if (!headers.on() || !status.ok()) return status;
+  status = headers.choose(call.metadata, loop_.step_number_);
+  return status.ok() ? loop_.decoder_.add_parameters(headers.chosen(), loop_.options().infer) : status;
+}
+
 void Connection::infer(wire::Call& call, wire::Message message) {
   RequestDecoder& decoder = loop_.decoder_;
-  if (Status status = decoder.decode(message, loop_.options().infer); !status.ok()) {
+  if (Status status = decode(call, message); !status.ok()) {
     refuse(call, status, nullptr, asked(decoder.request(), message.bytes.size()));
     return;
   }
@@ -223,6 +231,10 @@ std::unique_ptr<DecodeJob> Connection::make_job(const wire::Call& call, wire::Me
   job->request_bytes = message.bytes.size();
   job->message = std::move(message);
   job->infer = is_infer;
+  if (is_infer && loop_.grpc_headers_.on()) {
+    job->status = loop_.grpc_headers_.choose(call.metadata, loop_.step_number_);
+    job->headers = loop_.grpc_headers_.chosen();
+  }
   job->engine = &loop_.engine();
   job->options = &loop_.options();
   job->hold = &loop_.catalog();
@@ -473,17 +485,11 @@ void Connection::log(const wire::Call& call, Nanos received, Code code, const Ti
     entry.version = asked->version;
     entry.request_id = asked->request_id;
   }
-  if (ticket != nullptr) {
-    const auto& model = *static_cast<const Model*>(ticket->cookie_model);
-    entry.model = model.name;
-    entry.version = model.version_text;
-    entry.request_id = ticket->id;
-    entry.rows = ticket->rows;
-    if (answered) entry.batch_rows = ticket->batch_rows;
-    if (answered && ticket->time.finished != 0) {
-      entry.queue_ns = ticket->time.started - ticket->time.queued;
-      entry.compute_ns = ticket->time.finished - ticket->time.started;
-    }
+  if (ticket != nullptr) entry.set_ticket(*ticket, answered);
+  HeaderForward& headers = loop_.grpc_headers_;
+  if (headers.on() && (call.path == kModelInferPath || call.path == kModelStreamInferPath)) {
+    // Those that are too many to be looked at are refused, and that is what the line says.
+    if (headers.choose(call.metadata, loop_.step_number_).ok()) entry.set_headers(headers.chosen());
   }
   loop_.log_access(std::move(entry));
 }

@@ -93,6 +93,8 @@ class Connection final : public Endpoint, private wire::CallHandler {
   static Stage stage(const wire::Call& call) { return static_cast<Stage>(call.user_id); }
   static void set_stage(wire::Call& call, Stage stage) { call.user_id = static_cast<std::uint64_t>(stage); }
   static InferStream& stream(const wire::Call& call) { return *static_cast<InferStream*>(call.user); }
+  // Into the loop's decoder, with the parameters that the call's headers are.
+  Status decode(const wire::Call& call, const wire::Message& message);
   void infer(wire::Call& call, wire::Message message);
   std::unique_ptr<DecodeJob> make_job(const wire::Call& call, wire::Message message, bool infer);
   bool submit_job(std::unique_ptr<DecodeJob>& job);  // false: the worker has too many already
@@ -124,7 +126,7 @@ class Connection final : public Endpoint, private wire::CallHandler {
   void end_stream(wire::Call& call, const Status& status);
   // The call's ticket or task goes its way; what comes back of it finds nobody.
   void abandon(wire::Call& call);
-  // `answered`: the ticket is back. Until then a lane may be writing to it, and only what the submitter set is read.
+  // `answered`: as in AccessEntry.
   void log(const wire::Call& call, Nanos received, Code code, const Ticket* ticket, std::size_t request_bytes,
            std::size_t response_bytes, bool answered = true, const Asked* asked = nullptr);
 

@@ -7,6 +7,10 @@
 namespace headrace {
 
 void DecodeJob::run() noexcept {
+  if (!status.ok()) {
+    message = wire::Message();
+    return;
+  }
   if (message.encoding != wire::Encoding::kIdentity) {
     Result<wire::Message> inflated =
         wire::inflate(message, options->grpc.max_message_bytes, engine->pool(), engine->budget());
@@ -21,6 +25,7 @@ void DecodeJob::run() noexcept {
   RequestDecoder decoder;
   ticket = std::make_unique<Ticket>();
   status = decoder.decode(message, options->infer);
+  if (status.ok()) status = decoder.add_parameters(headers, options->infer);
   if (status.ok()) status = decoder.admit(*hold->catalog, message, *engine, *ticket, model);
   if (!status.ok()) {
     model_name = decoder.request().model_name;

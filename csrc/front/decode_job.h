@@ -20,8 +20,9 @@ struct DecodeJob final : LoopJob {
   Engine* engine = nullptr;
   const LoopOptions* options = nullptr;
   std::size_t request_bytes = 0;
+  wire::Metadata headers;  // that become parameters
   // Results.
-  Status status;
+  Status status;  // not OK beforehand: the call is refused already
   std::unique_ptr<Ticket> ticket;
   Model* model = nullptr;
   std::string model_name;  // these three: what was asked for, if it is refused

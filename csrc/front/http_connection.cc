@@ -51,11 +51,16 @@ HttpConnection::Received HttpConnection::receive(std::span<const std::byte> byte
     }
     if (head.body_bytes > context_.max_message_bytes) break;
     HttpInfer asked;
-    asked.exchange = next + static_cast<std::uint32_t>(started++);
+    asked.exchange = next + static_cast<std::uint32_t>(started);
     asked.model = head.model;
     asked.version = head.version;
     if (head.json_bytes != wire::PlainInfer::kNone) asked.json_bytes = head.json_bytes;
     asked.accepts = head.accepts;
+    if (loop_.http_headers_.on() &&
+        !choose_headers(asked, {reinterpret_cast<const char*>(bytes.data()), head.head_bytes}).ok()) {
+      break;  // the owner brings them again, for infer() to refuse
+    }
+    ++started;
     bytes = bytes.subspan(head.head_bytes);
     if (head.body_bytes <= bytes.size()) {
       start_whole(std::move(asked), bytes.first(head.body_bytes));
@@ -93,16 +98,46 @@ unsigned HttpConnection::infer(HttpInfer asked) {
   const Loop::Step step(loop_);
   std::size_t charged = 0;
   wire::Message body = intake_.finish(charged);
-  start(std::move(asked), std::move(body), charged);
+  if (const Status status = choose_headers(asked); status.ok()) {
+    start(std::move(asked), std::move(body), charged);
+  } else {
+    context_.inflight_bytes -= charged;
+    refuse_body(std::move(asked), body.bytes.size(), status);
+  }
   loop_.flush();
   return bits();
 }
 
 unsigned HttpConnection::infer(HttpInfer asked, std::span<const std::byte> body) {
   const Loop::Step step(loop_);
-  start_whole(std::move(asked), body);
+  if (const Status status = choose_headers(asked); status.ok()) {
+    start_whole(std::move(asked), body);
+  } else {
+    refuse_body(std::move(asked), body.size(), status);
+  }
   loop_.flush();
   return bits();
+}
+
+Status HttpConnection::choose_headers(HttpInfer& asked) {
+  if (asked.request_headers.empty()) return {};
+  HeaderForward& headers = is_web(asked.form) ? loop_.grpc_headers_ : loop_.http_headers_;
+  const wire::Metadata all = std::exchange(asked.request_headers, {});
+  if (!headers.on()) return {};
+  Status status = headers.choose(all, loop_.step_number_);
+  if (status.ok()) asked.request_headers = headers.chosen();
+  return status;
+}
+
+Status HttpConnection::choose_headers(HttpInfer& asked, std::string_view head) {
+  HeaderForward& headers = loop_.http_headers_;
+  headers.begin(loop_.step_number_);
+  wire::HeadFields fields(head);
+  while (fields.next()) {
+    if (Status status = headers.add(fields.name(), fields.value()); !status.ok()) return status;
+  }
+  asked.request_headers = headers.chosen();
+  return {};
 }
 
 void HttpConnection::start_whole(HttpInfer asked, std::span<const std::byte> body) {
@@ -148,6 +183,9 @@ void HttpConnection::start(HttpInfer asked, wire::Message body, std::size_t char
                                      : decoder.decode(*hold.catalog, ask.model, ask.version, body, ask.json_bytes,
                                                       loop_.options().infer);
   exchange.predict_form = decoder.predict_form();
+  if (status.ok() && !ask.request_headers.empty()) {
+    status = decoder.add_parameters(ask.request_headers, loop_.options().infer);
+  }
   if (!status.ok()) {
     refuse(exchange, status, 0, nullptr, decoder.request().id);
     return;
@@ -184,6 +222,7 @@ void HttpConnection::start_decoding(Exchange& exchange, wire::Message body) {
   job->body = std::move(body);
   job->json_bytes = exchange.asked.json_bytes;
   job->form = exchange.asked.form;
+  job->parameters = exchange.asked.request_headers;
   job->hold = &loop_.catalog();
   if (!loop_.submit_job(job.get())) {
     refuse(exchange, resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later"), 0,
@@ -342,16 +381,8 @@ AccessEntry HttpConnection::entry(const Exchange& exchange, Code code, const Tic
   said.code = code;
   said.request_bytes = exchange.request_bytes;
   said.total_ns = loop_.engine().clock().now() - exchange.received;
-  if (ticket == nullptr) return said;
-  said.model = static_cast<const Model*>(ticket->cookie_model)->name;
-  said.version = static_cast<const Model*>(ticket->cookie_model)->version_text;
-  said.request_id = ticket->id;
-  said.rows = ticket->rows;
-  if (answered) said.batch_rows = ticket->batch_rows;
-  if (answered && ticket->time.finished != 0) {
-    said.queue_ns = ticket->time.started - ticket->time.queued;
-    said.compute_ns = ticket->time.finished - ticket->time.started;
-  }
+  said.set_headers(exchange.asked.request_headers);
+  if (ticket != nullptr) said.set_ticket(*ticket, answered);
   return said;
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "front/endpoint.h"
@@ -27,6 +28,7 @@ struct HttpInfer {
   wire::Encoding accepts = wire::Encoding::kIdentity;  // how the answer may be compressed
   std::string headers;                                 // for the answer, "Name: value\r\n" each
   HttpForm form = HttpForm::kInfer;
+  wire::Metadata request_headers;  // infer() keeps those that become parameters
 };
 
 class HttpConnection final : public Endpoint {
@@ -80,6 +82,9 @@ class HttpConnection final : public Endpoint {
   void on_timer(Nanos /*now*/) override {}
 
   Exchange* find(std::uint32_t exchange);
+  // Leaves the request's headers that become parameters.
+  Status choose_headers(HttpInfer& asked);
+  Status choose_headers(HttpInfer& asked, std::string_view head);
   void start(HttpInfer asked, wire::Message body, std::size_t charged);
   void start_whole(HttpInfer asked, std::span<const std::byte> body);
   void refuse_body(HttpInfer asked, std::size_t bytes, const Status& status);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "front/header_forward.h"
 #include "front/request_admitter.h"
 #include "wire/intake.h"
 #include "wire/json_codec.h"
@@ -31,6 +32,10 @@ class HttpDecoder {
   wire::PredictForm predict_form() const { return predict_.form; }
   // The same of a ModelInferRequest in gRPC-Web's frame, which names the model itself.
   Status decode_web(const wire::Message& body, const wire::InferLimits& limits);
+  // Of headers, which must stay until admit(); as headrace::add_parameters().
+  Status add_parameters(const wire::Metadata& headers, const wire::InferLimits& limits) {
+    return headrace::add_parameters(headers, limits, request_);
+  }
   // As RequestAdmitter::admit(). `forms` gets how each output of the signature is to be written (JSON's).
   Status admit(const Catalog& catalog, wire::Message& body, Engine& engine, Ticket& ticket, Model*& model,
                std::vector<wire::OutputForm>& forms);

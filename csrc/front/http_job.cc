@@ -23,6 +23,7 @@ void HttpDecodeJob::run() noexcept {
                ? decoder.decode_predict(*hold->catalog, model_name, model_version, body, options->infer, engine->pool())
            : is_web(form) ? decoder.decode_web(body, options->infer)
                           : decoder.decode(*hold->catalog, model_name, model_version, body, json_bytes, options->infer);
+  if (status.ok()) status = decoder.add_parameters(parameters, options->infer);
   if (status.ok()) status = decoder.admit(*hold->catalog, body, *engine, *ticket, model, forms);
   predict_form = decoder.predict_form();
   request_id = decoder.request().id;

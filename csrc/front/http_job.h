@@ -28,6 +28,7 @@ struct HttpDecodeJob final : HttpJob {
   wire::Message body;
   std::size_t json_bytes = HttpDecoder::kAllJson;
   HttpForm form = HttpForm::kInfer;
+  wire::Metadata parameters;  // headers that become that
   // Results.
   Status status;
   int http = 0;  // as in HttpAnswer

@@ -52,7 +52,7 @@ void InferStream::on_message(wire::Message message) {
 void InferStream::decode(StreamMessage& place, wire::Message message) {
   Loop& loop = connection_.loop();
   RequestDecoder& decoder = loop.decoder_;
-  if (Status status = decoder.decode(message, loop.options().infer); !status.ok()) {
+  if (Status status = connection_.decode(*call_, message); !status.ok()) {
     refuse(place, status, nullptr, Connection::asked(decoder.request(), place.request_bytes));
     return;
   }

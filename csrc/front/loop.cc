@@ -33,6 +33,7 @@ void fetch_early(const Completion* completion) {
 
 Loop::Step::Step(Loop& loop) : loop_(loop) {
   loop_.work_.begin();
+  ++loop_.step_number_;
   if (loop_.options_.measure_steps) start_ = thread_cpu_time();
 }
 
@@ -45,7 +46,9 @@ Loop::Loop(std::shared_ptr<Engine> engine, LoopOptions options)
       options_(std::move(options)),
       methods_(options_.methods.begin(), options_.methods.end()),
       streams_(options_.streams.begin(), options_.streams.end()),
-      read_buffer_(std::make_unique<std::byte[]>(kReadBytes)) {}
+      read_buffer_(std::make_unique<std::byte[]>(kReadBytes)),
+      grpc_headers_(options_.grpc_headers),
+      http_headers_(options_.http_headers) {}
 
 Loop::~Loop() {
   close();

@@ -16,7 +16,9 @@
 #include "base/clock.h"
 #include "engine/completions.h"
 #include "engine/engine.h"
+#include "front/access_entry.h"
 #include "front/endpoint.h"
+#include "front/header_forward.h"
 #include "front/http_answer.h"
 #include "front/http_decoder.h"
 #include "front/request_decoder.h"
@@ -34,6 +36,9 @@ struct LoopOptions {
   wire::InferLimits infer;
   std::vector<std::string> methods;  // paths of unary calls that the owner answers
   std::vector<std::string> streams;  // paths of calls of many messages that the owner answers
+  // Which headers become parameters of inference requests, by the protocol that brings them; null: none.
+  HeaderForward::Wants grpc_headers;
+  HeaderForward::Wants http_headers;
   bool access_log = false;
   bool measure_steps = false;
 };
@@ -44,22 +49,6 @@ enum ReadyBits : unsigned { kHasOutput = 1, kHasCalls = 2, kHasCancelled = 4, kW
 struct Ready {
   std::uint64_t token;
   unsigned bits;
-};
-
-struct AccessEntry {
-  std::string peer;
-  std::string path;
-  std::string model;
-  std::string version;
-  std::string request_id;
-  Code code = Code::kOk;
-  std::size_t request_bytes = 0;
-  std::size_t response_bytes = 0;
-  std::int64_t rows = 0;
-  std::int64_t batch_rows = 0;
-  Nanos queue_ns = 0;
-  Nanos compute_ns = 0;
-  Nanos total_ns = 0;
 };
 
 // A request that a sampler took, and what happened to it when.
@@ -198,6 +187,9 @@ class Loop {
   Nanos max_step_ = 0;
   StepWork work_;
   bool closed_ = false;
+  std::uint64_t step_number_ = 0;
+  HeaderForward grpc_headers_;
+  HeaderForward http_headers_;
   RequestDecoder decoder_;
   wire::OutMessage out_;
   std::vector<wire::ResponseOutput> response_outputs_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "front/header_forward.h"
 #include "front/request_admitter.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
@@ -22,6 +23,10 @@ class RequestDecoder {
  public:
   // Reads the message in place; what admit() uses are views into it.
   Status decode(const wire::Message& message, const wire::InferLimits& limits);
+  // Of headers, which must stay until admit(); as headrace::add_parameters().
+  Status add_parameters(const wire::Metadata& headers, const wire::InferLimits& limits) {
+    return headrace::add_parameters(headers, limits, request_);
+  }
   // RequestAdmitter::admit() for what decode() has read; the ticket shares the message's block.
   Status admit(const Catalog& catalog, wire::Message& message, Engine& engine, Ticket& ticket, Model*& model);
   const wire::InferRequest& request() const { return request_; }

@@ -10,11 +10,9 @@
 namespace headrace {
 namespace {
 
-constexpr std::string_view kReserved = "triton_";
-
 bool is_ours(std::string_view key) {
   return key == "headrace_timing" || key == "sequence_id" || key == "sequence_start" || key == "sequence_end" ||
-         key == "priority" || key == "timeout" || key.starts_with(kReserved);
+         key == "priority" || key == "timeout" || key.starts_with(kReservedPrefix);
 }
 
 Status wrong(const wire::Parameter& parameter, std::string_view must) {
@@ -75,13 +73,17 @@ Status read_one(const wire::Parameter& parameter, RequestParameters& parameters)
     parameters.timeout = microseconds > kLongest ? kNever : static_cast<Nanos>(microseconds) * kMicrosecond;
     return status;
   }
-  if (key == "triton_enable_empty_final_response") return read_flag(parameter, parameters.empty_final);
-  return invalid_argument("request parameter '" + std::string(key) +
-                          "' is not known: names that begin with 'triton_' are reserved, and the one that a request "
-                          "may have is 'triton_enable_empty_final_response'");
+  if (key == kEmptyFinal) return read_flag(parameter, parameters.empty_final);
+  return unknown_reserved("request parameter", key);
 }
 
 }  // namespace
+
+Status unknown_reserved(std::string_view what, std::string_view name) {
+  return invalid_argument(std::string(what) + " '" + std::string(name) +
+                          "' is not known: names that begin with 'triton_' are reserved, and the one that a request "
+                          "may have is 'triton_enable_empty_final_response'");
+}
 
 Status read_parameters(const wire::InferRequest& request, RequestParameters& parameters) {
   parameters = RequestParameters();

@@ -3,12 +3,17 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/error.h"
 #include "wire/infer_codec.h"
 
 namespace headrace {
+
+// Names that begin so are Triton's, and of these a request may have one.
+inline constexpr std::string_view kReservedPrefix = "triton_";
+inline constexpr std::string_view kEmptyFinal = "triton_enable_empty_final_response";
 
 struct RequestParameters {
   bool timing = false;         // headrace_timing: answer with the headrace_* timing parameters
@@ -20,5 +25,8 @@ struct RequestParameters {
 
 // INVALID_ARGUMENT names the parameter whose kind or value is wrong, or a name that begins with triton_ and is unknown.
 Status read_parameters(const wire::InferRequest& request, RequestParameters& parameters);
+
+// What is said to whoever sends another name with that prefix, as a `what` ("request parameter").
+Status unknown_reserved(std::string_view what, std::string_view name);
 
 }  // namespace headrace

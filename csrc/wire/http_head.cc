@@ -1,5 +1,6 @@
 #include "wire/http_head.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -138,6 +139,21 @@ bool read_plain_infer(std::string_view bytes, std::size_t max_head_bytes, PlainI
   if (bytes.substr(at, 2) != "\r\n" || length == PlainInfer::kNone) return false;
   head.head_bytes = at + 2;
   head.body_bytes = length;
+  return true;
+}
+
+HeadFields::HeadFields(std::string_view head) : rest_(head.substr(head.find('\n') + 1)) {}
+
+bool HeadFields::next() {
+  const std::size_t colon = rest_.find(':');
+  if (rest_.starts_with('\r') || colon == std::string_view::npos) return false;
+  const std::size_t end = rest_.find('\r', colon);
+  name_ = rest_.substr(0, colon);
+  value_ = rest_.substr(colon + 1, end - colon - 1);
+  constexpr std::string_view kSpace = " \t";
+  value_.remove_prefix(std::min(value_.size(), value_.find_first_not_of(kSpace)));
+  value_ = value_.substr(0, value_.find_last_not_of(kSpace) + 1);
+  rest_.remove_prefix(end + 2);
   return true;
 }
 

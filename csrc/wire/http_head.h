@@ -27,4 +27,18 @@ struct PlainInfer {
 // twice that must not be, a byte that does not belong there. What is taken means just what it means to llhttp.
 bool read_plain_infer(std::string_view bytes, std::size_t max_head_bytes, PlainInfer& head);
 
+// The header fields of a head that read_plain_infer has taken, one after the other.
+class HeadFields {
+ public:
+  explicit HeadFields(std::string_view head);  // its first PlainInfer::head_bytes bytes
+  bool next();                                 // false: there is none more
+  std::string_view name() const { return name_; }
+  std::string_view value() const { return value_; }  // without the space around it
+
+ private:
+  std::string_view rest_;
+  std::string_view name_;
+  std::string_view value_;
+};
+
 }  // namespace headrace::wire

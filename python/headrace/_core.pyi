@@ -1,6 +1,6 @@
 """The native core, as Python sees it. `engine.py` is the only module that imports it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
 class CoreError(Exception):
@@ -228,6 +228,7 @@ class AccessEntry(TypedDict):
     queue_ns: int
     compute_ns: int
     total_ns: int
+    headers: list[tuple[str, str]]  # those that became parameters; bounded
 
 # (sampler id, model, version, request id, (received, queued, started, infer start, infer end, finished, answered)):
 # nanoseconds of the steady clock, 0 where the request did not get that far
@@ -237,11 +238,21 @@ class Loop:
     """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
 
     def __init__(
-        self, engine: Engine, *, methods: Sequence[str], streams: Sequence[str], access_log: bool, measure_steps: bool
+        self,
+        engine: Engine,
+        *,
+        methods: Sequence[str],
+        streams: Sequence[str],
+        grpc_headers: Callable[[str], object | None] | None,
+        http_headers: Callable[[str], object | None] | None,
+        access_log: bool,
+        measure_steps: bool,
     ) -> None:
         """`methods`: paths of unary calls that Python answers ("/inference.GRPCInferenceService/ServerLive"),
         `streams`: of those with many messages, either way.
-        ModelInfer is answered by the core; any other path gets UNIMPLEMENTED."""
+        ModelInfer is answered by the core; any other path gets UNIMPLEMENTED. `grpc_headers` and `http_headers`: not
+        None for the name, in lower case, of a header that becomes a parameter of an inference request; asked once for
+        each name, by whatever receives."""
     def fileno(self) -> int:
         """Readable when `drain` has something to do."""
     def drain(self) -> list[tuple[int, int]]:
@@ -340,13 +351,15 @@ class HttpConnection:
         accepts: int,
         headers: bytes,
         form: int,
+        request_headers: Sequence[tuple[bytes, bytes]],
         /,
     ) -> int:
         """Infers with `body`, or with the one that was begun and is whole (None). `json_bytes`: of
         Inference-Header-Content-Length, -1 without it. `timeout`: seconds, negative for none. `accepts`: an encoding
         that the answer may have. `headers`: lines for its head. `form`: 0 the Open Inference Protocol's, 1 the
         same without a head, 2 TensorFlow Serving's, 3 a ModelInferRequest in gRPC-Web's frame (`model` and `version`
-        are "" then), 4 the same without a head. HAS_OUTPUT when `take_answers` has something."""
+        are "" then), 4 the same without a head. `request_headers`: those that may become
+        parameters. HAS_OUTPUT when `take_answers` has something."""
     def take_answers(self) -> list[HttpAnswer]: ...
     def abort_calls(self, code: int, message: str, /) -> int:
         """Answers every open exchange with this status (drain time is over)."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 
 from headrace.errors import StartError
+from headrace.header_pattern import header_matcher
 from headrace.host import Host
 
 if TYPE_CHECKING:
@@ -204,6 +205,15 @@ class Config:
     )
     cors_allow_origin: tuple[str, ...] = _option(
         "Network", (), "A site whose pages may call this server, as https://site[:port]; * is every site."
+    )
+    grpc_header_forward_pattern: str = _option(
+        "Network",
+        "",
+        "A regular expression (Python's): metadata of ModelInfer and ModelStreamInfer whose whole name matches, in any "
+        "case, become string parameters of the request. None by default.",
+    )
+    http_header_forward_pattern: str = _option(
+        "Network", "", "The same of headers of inference requests over HTTP/1.1 (gRPC-Web's are metadata)."
     )
     io_threads: int = _option("Network", 1, "Event loops, each in a thread of its own.", minimum=1, maximum=64)
 
@@ -401,6 +411,13 @@ def _check_together(values: Mapping[str, Any], host: Host) -> None:
                 f"{name} is {option.show(values[name])}, less than one request may have (max_request_bytes, "
                 f"{option.show(values['max_request_bytes'])}): raise {option.flag} or lower --max-request-bytes."
             )
+    for name in ("grpc_header_forward_pattern", "http_header_forward_pattern"):
+        try:
+            header_matcher(values[name])
+        except ValueError as error:
+            raise ConfigError(
+                f"{name} is {values[name]!r}, which is no regular expression ({error}): correct {_BY_NAME[name].flag}."
+            ) from None
     if values["model_control_mode"] == "poll":
         raise ConfigError(
             "model_control_mode is poll, which is not built yet: use none or explicit (--model-control-mode)."

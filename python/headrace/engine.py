@@ -34,6 +34,7 @@ from headrace._core import (
 )
 from headrace.config import Config
 from headrace.errors import StartError, from_code
+from headrace.header_pattern import header_matcher
 from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
@@ -327,6 +328,8 @@ class LoopPort:
             engine.core,
             methods=methods,
             streams=streams,
+            grpc_headers=header_matcher(config.grpc_header_forward_pattern),
+            http_headers=header_matcher(config.http_header_forward_pattern),
             access_log=config.access_log,
             measure_steps=config.measure_steps,
         )
@@ -477,10 +480,11 @@ def _show(text: str) -> str:
 
 def access_line(entry: "AccessEntry") -> str:
     """One call as key=value text. What the client chose is quoted where it is not plain, so that it stays one line."""
+    headers = "".join(f" header.{name}={_show(value)}" for name, value in entry["headers"])
     return (
         f"peer={_show(entry['peer'])} path={_show(entry['path'])} model={_show(entry['model'])} "
         f"version={_show(entry['version'])} id={_show(entry['request_id'])} code={entry['code']} "
         f"request_bytes={entry['request_bytes']} response_bytes={entry['response_bytes']} rows={entry['rows']} "
         f"batch_rows={entry['batch_rows']} queue_us={entry['queue_ns'] // 1000} "
-        f"compute_us={entry['compute_ns'] // 1000} total_us={entry['total_ns'] // 1000}"
+        f"compute_us={entry['compute_ns'] // 1000} total_us={entry['total_ns'] // 1000}{headers}"
     )

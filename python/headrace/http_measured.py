@@ -5,7 +5,8 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from headrace.http_protocol import Call, HttpProtocol
+from headrace.http_protocol import HttpProtocol
+from headrace.http_reader import Call
 
 __all__ = ["MeasuredHttpProtocol"]
 

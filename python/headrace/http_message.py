@@ -31,7 +31,9 @@ COMPRESS_BYTES = 1024  # a smaller answer would hardly shrink
 _ENCODINGS = {b"": IDENTITY, b"identity": IDENTITY, b"gzip": GZIP, b"x-gzip": GZIP, b"deflate": DEFLATE}
 _NAMES = {GZIP: "gzip", DEFLATE: "deflate"}
 _WINDOW = {GZIP: 16 + zlib.MAX_WBITS, DEFLATE: zlib.MAX_WBITS}
-_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+_TIMEOUT = re.compile(rb"(\d+)([HMSmun])")
+_MOST_DIGITS = 18
+_LONGEST = 1e9  # seconds: 31 years
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -161,6 +163,14 @@ def inflate(body: bytes, encoding: int, limit: int) -> bytes | None:
 
 
 def parse_timeout(value: bytes) -> float | None:
-    """Seconds of a grpc-timeout ("250m"); None when it is not one."""
+    """Seconds of a grpc-timeout ("250m"), negative where that is no deadline; None when it is not one.
+
+    gRPC has 8 digits at most; its client for browsers sends what a deadline has in milliseconds, which are more of
+    them from 28 hours on.
+    """
     match = _TIMEOUT.fullmatch(value)
-    return int(match.group(1)) * _UNITS[match.group(2)] if match else None
+    if match is None:
+        return None
+    digits = match.group(1).lstrip(b"0")
+    seconds = int(digits or b"0") * _UNITS[match.group(2)] if len(digits) <= _MOST_DIGITS else _LONGEST
+    return seconds if seconds < _LONGEST else -1.0

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from headrace import grpc_web
 from headrace.config import Config
@@ -19,12 +19,12 @@ from headrace.grpc_web import WebForm
 from headrace.http_gateway import Gateway, Kind, Route
 from headrace.http_generate import Generation
 from headrace.http_message import IDENTITY, Request, Response, core_error, error_answer
-from headrace.http_reader import RequestReader
+from headrace.http_reader import Call, reader_for
 
 if TYPE_CHECKING:
     from headrace.engine import HttpAnswer
 
-__all__ = ["Call", "HttpProtocol"]
+__all__ = ["HttpProtocol"]
 
 log = logging.getLogger("headrace.http")
 
@@ -68,7 +68,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._receive = self._core.receive
         self._take = self._core.take_answers
         self._flush_soon = port.flush_soon
-        self._reader = RequestReader(
+        self._reader = reader_for(self._config)(
             self._core,
             gateway,
             routes,
@@ -232,7 +232,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._web[number] = web
             form = _BARE_WEB if web is WebForm.TEXT else _WEB
         asked = (number, route.model, route.version, reader.body, reader.json_bytes, reader.timeout, reader.accepts)
-        if self._core.infer(*asked, extra, form):
+        if self._core.infer(*asked, extra, form, reader.headers):
             self._collect()
 
     # --- What Python answers.
@@ -246,9 +246,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if route.kind == Kind.INLINE:
             self._put(number, self._gateway.answer_inline(route, request).encode(head=head, extra=extra))
         else:
-            self._start(Call(number, route, head, extra, reader.timeout), request, reader.encoding, reader.accepts)
+            call = Call(number, route, head, extra, reader.timeout, reader.headers)
+            self._start(call, request, reader.encoding, reader.accepts)
 
-    def _start(self, call: "Call", request: Request, encoding: int, accepts: int) -> None:
+    def _start(self, call: Call, request: Request, encoding: int, accepts: int) -> None:
         work = self._gateway.answer(call.route, request, encoding, accepts)
         future: asyncio.Future[Any] | concurrent.futures.Future[Any]
         home = self._gateway.home
@@ -260,11 +261,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
             remote.add_done_callback(lambda done: self._hand_back(call, done))
         self._calls[call.number] = future
 
-    def _hand_back(self, call: "Call", done: "concurrent.futures.Future[Any]") -> None:
+    def _hand_back(self, call: Call, done: "concurrent.futures.Future[Any]") -> None:
         with contextlib.suppress(RuntimeError):  # our loop is closed, and its connections with it
             self._loop.call_soon_threadsafe(self._answered, call, done)
 
-    def _answered(self, call: "Call", done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
+    def _answered(self, call: Call, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
         if self._calls.pop(call.number, None) is None:
             return  # the connection is gone, or the time for it is over
         error = None if done.cancelled() else done.exception()
@@ -285,12 +286,12 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._put(call.number, answer.encode(head=call.head, extra=call.extra))
         self._write()
 
-    def _generate(self, call: "Call", generation: Generation) -> None:
+    def _generate(self, call: Call, generation: Generation) -> None:
         self._generating[call.number] = generation
         if call.extra:
             self._extras[call.number] = call.extra
         model, version = call.route.model, call.route.version
-        asked = (call.number, model, version, generation.request, -1, call.timeout, IDENTITY, b"", _BARE)
+        asked = (call.number, model, version, generation.request, -1, call.timeout, IDENTITY, b"", _BARE, call.headers)
         if self._core.infer(*asked):
             self._collect()
             self._write()
@@ -486,13 +487,3 @@ class HttpProtocol(asyncio.BufferedProtocol):
         """Closes at once."""
         if self._transport is not None:
             self._transport.abort()
-
-
-class Call(NamedTuple):
-    """A request that Python answers. `extra`: header lines of its answer."""
-
-    number: int
-    route: Route
-    head: bool
-    extra: bytes
-    timeout: float

@@ -2,10 +2,12 @@
 into the core's memory, and refuses what can be refused before the body has come.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import NamedTuple
 
 import httptools
 
+from headrace.config import Config
 from headrace.engine import HttpConnection
 from headrace.errors import HeadraceError, InvalidArgument
 from headrace.grpc_web import WebForm, failure, from_text, web_form
@@ -20,10 +22,11 @@ from headrace.http_message import (
     parse_timeout,
 )
 
-__all__ = ["RequestReader"]
+__all__ = ["Call", "RequestReader", "reader_for"]
 
 _MAX_ROUTES = 4096  # of inference, remembered by their target
 _MAX_DIGITS = 15
+_INTERNAL = 13
 
 # Headers that mean something here.
 (
@@ -56,12 +59,26 @@ _HEADERS = {
 }
 
 
+class Call(NamedTuple):
+    """A request that Python answers. `extra`: header lines of its answer. `headers`: of the request, those that may
+    become parameters."""
+
+    number: int
+    route: Route
+    head: bool
+    extra: bytes
+    timeout: float
+    headers: Sequence[tuple[bytes, bytes]]
+
+
 def _nothing(*_: object) -> None:
     """What is called when nobody listens any more."""
 
 
 class RequestReader:
     """The requests of one connection, one after the other. What it has read is good from `on_request` to its end."""
+
+    headers: Sequence[tuple[bytes, bytes]] = ()  # that may become parameters of an inference: none
 
     def __init__(
         self,
@@ -238,11 +255,12 @@ class RequestReader:
             return Response(204, b"", (("Allow", route.allow),))
         if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
             return Response.error(405, f"{path} takes {route.allow}, not {method}", (("Allow", route.allow),))
-        if self._bad is not None:
-            return error_answer(self._bad)
         if route.kind >= Kind.WEB_INFER and self.form is None:
             known = (("Accept", ", ".join(WebForm)),)
             return Response.error(415, f"{path} is a gRPC method: over HTTP/1.1 it takes gRPC-Web", known)
+        if self._bad is not None:
+            # A page cannot read an HTTP status as gRPC's: it is told as the port of gRPC would.
+            return error_answer(self._bad) if self.form is None else failure(_INTERNAL, self._bad.message, self.form)
         if self.form is WebForm.TEXT and self._encoding != IDENTITY:
             return Response.error(415, "a body in gRPC-Web's text form is not compressed besides")
         if self._encoding is None:
@@ -321,3 +339,21 @@ class RequestReader:
         if self.stored:
             self._core.drop_body()
         self._on_refusal(response)
+
+
+class ForwardingReader(RequestReader):
+    """The same, for a server that makes parameters of headers: which of them, the core knows."""
+
+    def _reset(self) -> None:
+        super()._reset()
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self.headers.append((name, value))
+
+
+def reader_for(config: Config) -> type[RequestReader]:
+    """The kind of reader that a server of this configuration needs."""
+    forwards = config.grpc_header_forward_pattern or config.http_header_forward_pattern
+    return ForwardingReader if forwards else RequestReader

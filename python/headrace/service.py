@@ -354,10 +354,10 @@ class Service:
         return regions
 
     def register_cuda_shared_memory(self, name: str) -> None:
-        """Unimplemented: this server has no CUDA device."""
-        raise Unimplemented(
-            f"CUDA shared memory region '{name}' cannot be registered: this server runs models on the CPU; use system "
-            "shared memory (--allow-client-shm)"
+        """Unavailable: this server uses no CUDA device."""
+        raise Unavailable(
+            f"CUDA shared memory region '{name}' cannot be registered: CUDA is not there, this server runs models on "
+            "the CPU; register system shared memory in its place (the server needs --allow-client-shm for that)"
         )
 
     def cuda_shared_memory(self, name: str) -> None:

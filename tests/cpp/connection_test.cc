@@ -431,5 +431,46 @@ TEST_F(ConnectionTest, OutputThatMayNotBeWrittenIsNotOffered) {
   EXPECT_EQ(status(*peer, calls[0].id), "0");
 }
 
+TEST_F(ConnectionTest, HeadersBecomeParametersAndTheLogTellsThem) {
+  loop_options_.access_log = true;
+  loop_options_.grpc_headers = [](std::string_view name) { return name != "user-agent"; };
+  start(1 << 20);
+  auto peer = connect();
+  const Fields fields{{"headrace_timing", "true"}, {"x-tenant", "acme"}, {"user-agent", "u"}};
+  const auto timed = [&](std::int32_t call) { return infer_answer(*peer, call).parameters.size() == 3; };
+  EXPECT_TRUE(timed(peer->client.call(kModelInferPath, InferText{}({1}), fields)));
+  const Values many(300'000, 1);
+  const std::string large = InferText{.outputs = {"z"}, .typed = true}(many);
+  EXPECT_TRUE(timed(peer->client.call(kModelInferPath, large, fields))) << "decoded by the worker";
+  EXPECT_FALSE(timed(peer->client.call(kModelInferPath, InferText{.parameters = {{"headrace_timing", false}}}({1}),
+                                       {{"headrace_timing", "true"}})))
+      << "what the request says counts";
+  EXPECT_EQ(status(*peer, peer->client.call(kModelInferPath, InferText{}({1}), {{"priority", "high"}})).substr(0, 20),
+            "3 header 'priority' ");
+  EXPECT_EQ(status(*peer, peer->client.call(kModelInferPath, large, {{"priority", "high"}})).substr(0, 20),
+            "3 header 'priority' ");
+  const auto [entries, dropped] = loop_->take_access_log(10);
+  ASSERT_EQ(entries.size(), 5U);
+  EXPECT_EQ(entries[0].headers, (wire::Metadata{{"headrace_timing", "true"}, {"x-tenant", "acme"}}));
+  EXPECT_EQ(entries[1].headers, entries[0].headers);
+  EXPECT_EQ(entries[3].headers, (wire::Metadata{{"priority", "high"}}));
+}
+
+TEST_F(ConnectionTest, TooManyNewNamesInOneReadAreRefused) {
+  loop_options_.grpc.max_header_bytes = 1 << 20;
+  loop_options_.grpc_headers = [](std::string_view) { return false; };
+  start(1 << 20);
+  auto peer = connect();
+  Fields fields;
+  for (std::size_t i = 0; i <= HeaderForward::kMaxAsked; ++i) fields.emplace_back("x-" + std::to_string(i), "");
+  const std::int32_t call = peer->client.call(kModelInferPath, InferText{}({1}), fields);
+  EXPECT_EQ(status(*peer, call).substr(0, 8), "8 more t");
+  Fields compressed = H2Client::grpc_headers(kModelInferPath);
+  compressed.emplace_back("grpc-encoding", "gzip");
+  for (auto& [name, value] : fields) compressed.emplace_back("y" + name, value);
+  const std::int32_t job = peer->client.request(compressed, grpc_frame(gzip(InferText{}({1})), true));
+  EXPECT_EQ(status(*peer, job).substr(0, 8), "8 more t") << "before the worker looks at it";
+}
+
 }  // namespace
 }  // namespace headrace::testing

@@ -336,5 +336,60 @@ TEST_F(HttpConnectionTest, TheAccessLogHasALineForEach) {
   EXPECT_EQ(dropped, 0U);
 }
 
+TEST_F(HttpConnectionTest, HeadersBecomeParametersAndTheLogTellsThem) {
+  loop_options_.access_log = true;
+  loop_options_.http_headers = [](std::string_view name) { return name == "headrace_timing" || name == "priority"; };
+  loop_options_.grpc_headers = [](std::string_view name) { return name == "x-web"; };
+  open();
+  const auto timed = [&] { return body_of(answer()).find("headrace_batch_size") != std::string::npos; };
+  receive(as_bytes(request(json({5}), "Headrace_Timing: true\r\nX-Web: 1\r\n")), 0, 1);
+  EXPECT_TRUE(timed()) << "a plain head";
+  receive(as_bytes(request(json({5}, R"(,"parameters":{"headrace_timing":false})"), "headrace_timing: true\r\n")), 1,
+          1);
+  EXPECT_FALSE(timed()) << "what the request says counts";
+  HttpInfer given = asked(2);
+  given.request_headers = {{"HEADRACE_TIMING", "true"}, {"x-web", "1"}};
+  http().infer(given, as_bytes(json({5})));
+  EXPECT_TRUE(timed()) << "the owner's way";
+  given.exchange = 3;
+  http().infer(given, as_bytes(json({5}, R"(,"pad":")" + std::string(300'000, 'a') + "\"")));
+  EXPECT_TRUE(timed()) << "decoded by the worker";
+  receive(as_bytes(request(json({5}), "priority: high\r\n")), 4, 1);
+  const HttpAnswer refused = answer();
+  EXPECT_EQ(refused.status.code(), Code::kInvalidArgument);
+  EXPECT_EQ(refused.status.message().substr(0, 18), "header 'priority' ");
+  const auto [entries, dropped] = loop_->take_access_log(10);
+  ASSERT_EQ(entries.size(), 5U);
+  for (const std::size_t i : {0U, 2U, 3U}) {
+    EXPECT_EQ(entries[i].headers, (wire::Metadata{{"headrace_timing", "true"}})) << i;
+  }
+  EXPECT_EQ(entries[4].headers, (wire::Metadata{{"priority", "high"}}));
+}
+
+TEST_F(HttpConnectionTest, TooManyNewNamesInOneReadAreLeftToTheOwnerAndRefused) {
+  loop_options_.grpc.max_header_bytes = 1 << 20;
+  loop_options_.http_headers = [](std::string_view) { return false; };
+  open();
+  HttpInfer given = asked(0);
+  std::string lines;
+  for (std::size_t i = 0; i <= HeaderForward::kMaxAsked; ++i) {
+    lines += "X-" + std::to_string(i) + ": 1\r\n";
+    given.request_headers.emplace_back("Y-" + std::to_string(i), "1");
+  }
+  const std::string text = request(json({5}), lines);
+  const auto got = receive(as_bytes(text), 0, 1);
+  EXPECT_EQ(got.started, 0U);
+  EXPECT_EQ(got.left, text.size());
+  http().infer(given, as_bytes(json({5})));
+  EXPECT_EQ(answer().status.code(), Code::kResourceExhausted);
+  const std::string body = json({5});
+  ASSERT_TRUE(http().begin_body(body.size(), 0, wire::Encoding::kIdentity, body.size()).ok());
+  ASSERT_TRUE(http().append_body(as_bytes(body)).ok());
+  for (auto& [name, value] : given.request_headers) name = "Z" + name;
+  http().infer(given);
+  EXPECT_EQ(answer().status.code(), Code::kResourceExhausted);
+  EXPECT_EQ(engine_->budget().charged(), 0U);
+}
+
 }  // namespace
 }  // namespace headrace::testing

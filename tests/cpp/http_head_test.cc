@@ -108,5 +108,16 @@ TEST(HttpHead, AnotherRequestLineIsForTheParser) {
   }
 }
 
+TEST(HttpHead, TheFieldsOfAHead) {
+  PlainInfer head;
+  const std::string sent = with("X-Any:  a: b\t\r\nx-empty:\r\nX-Space: \t \r\n") + "body: 1";
+  ASSERT_TRUE(read_plain_infer(sent, kRoom, head));
+  HeadFields fields(std::string_view(sent).substr(0, head.head_bytes));
+  std::string seen;
+  while (fields.next()) seen += std::string(fields.name()) + "=" + std::string(fields.value()) + ";";
+  EXPECT_EQ(seen, "Content-Length=5;X-Any=a: b;x-empty=;X-Space=;");
+  EXPECT_FALSE(fields.next());
+}
+
 }  // namespace
 }  // namespace headrace::wire

@@ -288,5 +288,42 @@ TEST_F(InferStreamTest, TheAccessLogHasALineForEachMessage) {
   EXPECT_EQ(entries[4].request_id, "gone");
 }
 
+TEST_F(InferStreamTest, TheHeadersOfTheCallAreParametersOfEachMessage) {
+  loop_options_.access_log = true;
+  loop_options_.grpc_headers = [](std::string_view name) { return name == "headrace_timing" || name == "x-tenant"; };
+  start();
+  auto peer = connect();
+  const std::int32_t call = open(*peer, {{"headrace_timing", "true"}, {"x-tenant", "acme"}});
+  for (const char* id : {"a", "b"}) ask(*peer, call, InferText{.id = id}({1}));
+  ask(*peer, call, InferText{.id = "c", .parameters = {{"headrace_timing", false}}}({1}));
+  half_close(*peer, call);
+  std::size_t timings = 0;
+  for (const StreamAnswer& answer : await_answers(*peer, call, 3)) {
+    EXPECT_EQ(answer.error, "");
+    if (answer.response.parameters.size() == 4) ++timings;
+  }
+  EXPECT_EQ(timings, 2U);
+  EXPECT_EQ(status(*peer, call), "0");
+  const auto [entries, dropped] = loop_->take_access_log(10);
+  ASSERT_GE(entries.size(), 3U);
+  for (const AccessEntry& entry : entries) {
+    EXPECT_EQ(entry.headers, (wire::Metadata{{"headrace_timing", "true"}, {"x-tenant", "acme"}}));
+  }
+}
+
+TEST_F(InferStreamTest, AHeaderThatIsWrongAnswersEachMessage) {
+  loop_options_.grpc_headers = [](std::string_view name) { return name == "timeout"; };
+  start();
+  auto peer = connect();
+  const std::int32_t call = open(*peer, {{"timeout", "soon"}});
+  for (int i = 0; i < 2; ++i) ask(*peer, call, InferText{.id = "a"}({1}));
+  half_close(*peer, call);
+  for (const StreamAnswer& answer : await_answers(*peer, call, 2)) {
+    EXPECT_NE(answer.error.find("header 'timeout'"), std::string::npos) << answer.error;
+    EXPECT_EQ(answer.response.id, "a");
+  }
+  EXPECT_EQ(status(*peer, call), "0");
+}
+
 }  // namespace
 }  // namespace headrace::testing

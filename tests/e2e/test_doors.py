@@ -269,6 +269,20 @@ def test_what_is_not_a_call_is_refused_before_it_is_read(server: ServerProcess) 
         assert (answer.status, text in said) == (status, True), said
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_deadlines_of_many_digits_are_read_and_broken_ones_told_in_trailers(server: ServerProcess, form: str) -> None:
+    for timeout in ("100800000m", "99999999H", "9" * 30 + "m"):
+        for method, message in (("ModelInfer", add_sub()), ("ServerReady", b"")):
+            said = call(server.http, method, message, form, grpc_timeout=timeout)
+            assert said.trailers["grpc-status"] == "0", timeout
+    for timeout in ("soon", "1", "-1S", "1.5S"):
+        for method, message in (("ModelInfer", add_sub()), ("ServerReady", b"")):
+            said = call(server.http, method, message, form, grpc_timeout=timeout)
+            assert said.trailers["grpc-status"] == "13"
+            assert f"grpc-timeout must be a number and a unit of H M S m u n, not '{timeout}'" in str(said.trailers)
+            assert said.content_type == ("application/grpc-web-text+proto" if "text" in form else FORMS[1])
+
+
 def test_broken_frames_are_invalid_arguments(server: ServerProcess) -> None:
     for body, form in ((b"", FORMS[0]), (b"\0\0\0\0\5abc", FORMS[0]), (b"!!!!", FORMS[2]), (b"AAAA", FORMS[2])):
         for method in ("ModelInfer", "ModelMetadata"):

@@ -171,7 +171,9 @@ def test_refusals_name_the_region_and_the_sizes(client: triton.InferenceServerCl
     register("3", key_of("in"), 64)
     refused("RESOURCE_EXHAUSTED", "--max-shm-regions", lambda: register("4", key_of("in"), 64))
     refused(
-        "UNIMPLEMENTED", "CUDA", lambda: client.register_cuda_shared_memory("c", base64.b64encode(b"handle"), 0, 64)
+        "UNAVAILABLE",
+        "CUDA is not there",
+        lambda: client.register_cuda_shared_memory("c", base64.b64encode(b"handle"), 0, 64),
     )
 
     def ask(a: triton.InferInput, *outputs: triton.InferRequestedOutput) -> Callable[[], object]:

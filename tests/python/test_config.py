@@ -216,6 +216,16 @@ def test_lists_come_from_flags_the_environment_and_the_file(tmp_path: Path) -> N
         resolve(explicit, file=str(file), host=HOST)
 
 
+def test_patterns_that_are_none() -> None:
+    for name in ("grpc_header_forward_pattern", "http_header_forward_pattern"):
+        assert getattr(resolved(**{name: "(?-i)x-.*"}), name) == "(?-i)x-.*"
+        flag = "--" + name.replace("_", "-")
+        with pytest.raises(
+            ConfigError, match=rf"^{name} is '\[', which is no regular expression \(.+\): correct {flag}\.$"
+        ):
+            resolve({name: "["}, host=HOST)
+
+
 def test_control_modes_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="poll, which is not built yet"):
         resolve({"model_control_mode": "poll"}, host=HOST)

@@ -77,13 +77,23 @@ def test_compressed_and_back(encoding: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"250m", 0.25), (b"5u", 5e-6), (b"7n", 7e-9), (b"0S", 0)],
+    [
+        *[(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"250m", 0.25), (b"5u", 5e-6), (b"7n", 7e-9), (b"0S", 0)],
+        (b"000000000S", 0),
+        (b"123456789S", 123456789),  # more digits than gRPC has, and what they say
+        (b"100800000m", 28 * 3600),
+    ],
 )
 def test_deadlines(value: bytes, seconds: float) -> None:
     assert parse_timeout(value) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", [b"", b"1", b"S", b"-1S", b"1.5S", b"123456789S", b"1s"])
+@pytest.mark.parametrize("value", [b"99999999H", b"1000000000S", b"1" * 19 + b"n", b"9" * 60_000 + b"m"])
+def test_a_deadline_that_nobody_will_see(value: bytes) -> None:
+    assert parse_timeout(value) == -1.0
+
+
+@pytest.mark.parametrize("value", [b"", b"1", b"S", b"-1S", b"1.5S", b"1s", "१S".encode(), b"1" * 9])
 def test_what_is_no_deadline(value: bytes) -> None:
     assert parse_timeout(value) is None
 

@@ -305,7 +305,7 @@ def test_shared_memory_is_off_until_a_flag_allows_it() -> None:
 
 def test_there_is_no_cuda_shared_memory() -> None:
     made = service()
-    with pytest.raises(Unimplemented, match="CUDA shared memory region 'c' cannot be registered"):
+    with pytest.raises(Unavailable, match=r"CUDA shared memory region 'c' cannot be registered.*--allow-client-shm"):
         made.register_cuda_shared_memory("c")
     made.cuda_shared_memory("")
     with pytest.raises(NotFound, match="'c'"):

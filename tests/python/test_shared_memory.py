@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from headrace import _proto
-from headrace.errors import AlreadyExists, NotFound, PermissionDenied, Unimplemented
+from headrace.errors import AlreadyExists, NotFound, PermissionDenied, Unavailable
 from headrace.grpc_calls import Answerer
 
 SYSTEM = "/inference.GRPCInferenceService/SystemSharedMemory"
@@ -29,7 +29,7 @@ class FakeService:
         return [(name or "r", "/k", 8, 64)]
 
     def register_cuda_shared_memory(self, name: str) -> None:
-        raise Unimplemented(f"CUDA: {name}")
+        raise Unavailable(f"CUDA: {name}")
 
     def cuda_shared_memory(self, name: str) -> None:
         if name:
@@ -57,7 +57,7 @@ def test_system_shared_memory() -> None:
 
 
 def test_cuda_shared_memory() -> None:
-    with pytest.raises(Unimplemented, match="CUDA: c"):
+    with pytest.raises(Unavailable, match="CUDA: c"):
         ask(CUDA + "Register", _proto.CudaSharedMemoryRegisterRequest(name="c"))
     assert not ask(CUDA + "Status", _proto.CudaSharedMemoryStatusRequest()).regions
     with pytest.raises(NotFound):

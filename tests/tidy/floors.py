@@ -35,8 +35,9 @@ NATIVE = (
 PYTHON = (
     Floor(
         0,
-        ("errors", "host", "steps", "_proto"),
-        "one table of statuses | cores and memory | how long steps take | the wire's messages",
+        ("errors", "header_pattern", "host", "steps", "_proto"),
+        "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
+        " | the wire's messages",
     ),
     Floor(
         1,
