@@ -329,8 +329,9 @@ class Gateway:
             f"pages of {origin} may not change this server: start it with --cors-allow-origin {origin} if they should"
         )
 
-    def cors(self, origin: str, method: bytes, route: Route) -> bytes:
-        """Header lines of an answer to a page of `origin`; of a preflight's too."""
+    def cors(self, origin: str, method: bytes, route: Route, forwarded: str = "") -> bytes:
+        """Header lines of an answer to a page of `origin`; of a preflight's too. `forwarded`: names, each with a comma
+        before, of further headers that the page may send."""
         if not self.allows(origin):
             return b""
         lines = [
@@ -342,7 +343,7 @@ class Gateway:
             lines += [
                 f"Access-Control-Allow-Methods: {route.allow}",
                 "Access-Control-Allow-Headers: Content-Type, Content-Encoding, Inference-Header-Content-Length, "
-                "grpc-timeout, x-grpc-web, x-user-agent",
+                f"grpc-timeout, x-grpc-web, x-user-agent{forwarded}",
                 "Access-Control-Max-Age: 600",
             ]
         return "".join(line + "\r\n" for line in lines).encode("latin-1")

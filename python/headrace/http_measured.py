@@ -5,8 +5,7 @@ import concurrent.futures
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from headrace.http_protocol import HttpProtocol
-from headrace.http_reader import Call
+from headrace.http_protocol import Call, HttpProtocol
 
 __all__ = ["MeasuredHttpProtocol"]
 

@@ -24,7 +24,7 @@ from headrace.http_reader import Call, reader_for
 if TYPE_CHECKING:
     from headrace.engine import HttpAnswer
 
-__all__ = ["HttpProtocol"]
+__all__ = ["Call", "HttpProtocol"]
 
 log = logging.getLogger("headrace.http")
 
@@ -211,7 +211,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         elif reader.version != "1.1":
             extra = b"Connection: keep-alive\r\n"
         if reader.origin:
-            extra += self._gateway.cors(reader.origin.decode("latin-1"), reader.method, reader.route)
+            extra += self._gateway.cors(reader.origin.decode("latin-1"), reader.method, reader.route, reader.forwarded)
         if reader.refusal is not None:
             if reader.stored:
                 self._core.drop_body()

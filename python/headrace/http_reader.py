@@ -2,6 +2,7 @@
 into the core's memory, and refuses what can be refused before the body has come.
 """
 
+import re
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from headrace.config import Config
 from headrace.engine import HttpConnection
 from headrace.errors import HeadraceError, InvalidArgument
 from headrace.grpc_web import WebForm, failure, from_text, web_form
+from headrace.header_pattern import header_matcher
 from headrace.http_gateway import MISSING, Gateway, Kind, Route
 from headrace.http_message import (
     IDENTITY,
@@ -26,6 +28,8 @@ __all__ = ["Call", "RequestReader", "reader_for"]
 
 _MAX_ROUTES = 4096  # of inference, remembered by their target
 _MAX_DIGITS = 15
+_ASKED = b"access-control-request-headers"
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,256}")
 _INTERNAL = 13
 
 # Headers that mean something here.
@@ -79,6 +83,7 @@ class RequestReader:
     """The requests of one connection, one after the other. What it has read is good from `on_request` to its end."""
 
     headers: Sequence[tuple[bytes, bytes]] = ()  # that may become parameters of an inference: none
+    forwarded = ""  # of what a preflight asks for, names of headers that would be forwarded, each with a comma before
 
     def __init__(
         self,
@@ -351,6 +356,19 @@ class ForwardingReader(RequestReader):
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self.headers.append((name, value))
+
+    @property
+    def forwarded(self) -> str:  # type: ignore[override]  # see above
+        """Of Access-Control-Request-Headers."""
+        web = self.route.kind >= Kind.WEB_INFER
+        config = self._config
+        matches = header_matcher(config.grpc_header_forward_pattern if web else config.http_header_forward_pattern)
+        if matches is None:
+            return ""
+        asked = b",".join(value for name, value in self.headers if name.lower() == _ASKED).lower().decode("latin-1")
+        return "".join(
+            f", {name}" for name in asked.replace(" ", "").split(",") if _NAME.fullmatch(name) and matches(name)
+        )
 
 
 def reader_for(config: Config) -> type[RequestReader]:

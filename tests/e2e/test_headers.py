@@ -217,6 +217,28 @@ def test_grpc_web_brings_metadata(server: ServerProcess, form: str) -> None:
     assert line.endswith(f" header.x-tenant={tenant} header.x-grpc=1\n")
 
 
+def test_a_page_may_send_them(folder: Path) -> None:
+    origin = "http://app.example"
+    with ServerProcess(folder, *FLAGS, "--cors-allow-origin", origin) as server:
+        web = http.client.HTTPConnection(server.http, timeout=SECONDS)
+        for path, mine in (
+            ("/v2/models/add_sub/infer", "x-http"),
+            ("/inference.GRPCInferenceService/ModelInfer", "x-grpc"),
+        ):
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            asked["Access-Control-Request-Headers"] = "content-type,X-Tenant, x-http,x-grpc,x-other"
+            web.request("OPTIONS", path, headers=asked)
+            answer = web.getresponse()
+            answer.read()
+            allowed = (answer.getheader("Access-Control-Allow-Headers") or "").split(", ")
+            assert [name for name in allowed if name in ("x-tenant", "x-http", "x-grpc", "x-other")] == [
+                "x-tenant",
+                mine,
+            ]
+            assert "Content-Type" in allowed
+        web.close()
+
+
 def json_body(**more: str) -> bytes:
     """A request of add_sub."""
     tensors = [{"name": n, "datatype": "INT32", "shape": [1, 16], "data": ROW[0].tolist()} for n in "ab"]

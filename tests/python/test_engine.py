@@ -32,6 +32,7 @@ ENTRY: Any = {
     "queue_ns": 1500,
     "compute_ns": 2500,
     "total_ns": 9999,
+    "headers": [],
 }
 
 
@@ -62,6 +63,9 @@ def test_an_access_line_is_one_line_whatever_the_client_sends() -> None:
     assert 'id="x code=0\\n\\"\\u2028"' in forged
     assert 'model="\\u00e9"' in forged
     assert len(forged.splitlines()) == 1
+    headers = [("x-a", "b"), ("x-c", "d e=1\n\xff"), ("x-f", "")]
+    with_headers = engine.access_line(cast(Any, {**ENTRY, "headers": headers}))
+    assert with_headers == line + ' header.x-a=b header.x-c="d e=1\\n\\u00ff" header.x-f='
 
 
 class FakeLoop:

@@ -83,7 +83,7 @@ NARROWER = {
         *("errors", "config", "_proto", "http_message", "http_docs", "http_generate", "service"),
         *("grpc_calls", "grpc_web"),
     },
-    "http_reader": {"errors", "config", "engine", "http_message", "http_gateway", "grpc_web"},
+    "http_reader": {"errors", "header_pattern", "config", "engine", "http_message", "http_gateway", "grpc_web"},
     "http_protocol": {
         *("errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"),
         "grpc_web",
