@@ -59,6 +59,7 @@ Status HttpDecoder::decode(const Catalog& catalog, std::string_view model, std::
                            const wire::Message& body, std::size_t json_bytes, const wire::InferLimits& limits) {
   raw_ = json_bytes == 0;
   predicts_ = web_ = false;
+  request_.clear();  // the last one's views are of a body that is gone
   Status status;
   if (raw_) {
     Result<Model*> found = catalog.resolve(model, version);

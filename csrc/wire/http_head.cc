@@ -34,6 +34,8 @@ constexpr std::array<std::uint8_t, 256> kKinds = make_kinds();
 
 bool is(char c, std::uint8_t kind) { return (kKinds[static_cast<unsigned char>(c)] & kind) != 0; }
 
+bool is_blank(char c) { return c == ' ' || c == '\t'; }
+
 std::size_t run_of(std::string_view bytes, std::size_t at, std::uint8_t kind) {
   while (at < bytes.size() && is(bytes[at], kind)) ++at;
   return at;
@@ -67,10 +69,10 @@ bool read_accepted(std::string_view value, Encoding& accepts) {
     const std::size_t comma = value.find(',');
     std::string_view name = value.substr(0, comma);
     value = comma == std::string_view::npos ? std::string_view() : value.substr(comma + 1);
-    while (!name.empty() && name.front() == ' ') name.remove_prefix(1);
-    while (!name.empty() && name.back() == ' ') name.remove_suffix(1);
+    while (!name.empty() && is_blank(name.front())) name.remove_prefix(1);
+    while (!name.empty() && is_blank(name.back())) name.remove_suffix(1);
     if (name.find_first_of(";*") != std::string_view::npos) return false;
-    if (same(name, "gzip")) {
+    if (same(name, "gzip") || same(name, "x-gzip")) {
       accepts = Encoding::kGzip;
     } else if (same(name, "deflate") && accepts == Encoding::kIdentity) {
       accepts = Encoding::kDeflate;
@@ -128,11 +130,11 @@ bool read_plain_infer(std::string_view bytes, std::size_t max_head_bytes, PlainI
     const std::size_t name_end = run_of(bytes, at, kToken);
     if (name_end == at || name_end == bytes.size() || bytes[name_end] != ':') return false;
     std::size_t begin = name_end + 1;
-    while (begin < bytes.size() && (bytes[begin] == ' ' || bytes[begin] == '\t')) ++begin;
+    while (begin < bytes.size() && is_blank(bytes[begin])) ++begin;
     const std::size_t end = run_of(bytes, begin, kValue);
     if (bytes.substr(end, 2) != "\r\n") return false;
     std::size_t last = end;
-    while (last > begin && (bytes[last - 1] == ' ' || bytes[last - 1] == '\t')) --last;
+    while (last > begin && is_blank(bytes[last - 1])) --last;
     if (!read_header(bytes.substr(at, name_end - at), bytes.substr(begin, last - begin), head, length)) return false;
     at = end + 2;
   }

@@ -125,7 +125,8 @@ def content_encoding(value: bytes) -> int | None:
 
 
 def accepted_encoding(value: bytes) -> int:
-    """What an Accept-Encoding lets an answer be compressed with: the best liked of gzip and deflate, or nothing."""
+    """What an Accept-Encoding lets an answer be compressed with: the best liked of gzip and deflate, or nothing. As the
+    core has it, gzip where both are liked as much."""
     best, chosen = 0.0, IDENTITY
     for part in value.lower().split(b","):
         name, _, quality = part.partition(b";")
@@ -134,7 +135,7 @@ def accepted_encoding(value: bytes) -> int:
             weight = float(quality.partition(b"=")[2]) if quality else 1.0
         except ValueError:
             continue
-        if encoding != IDENTITY and weight > best:
+        if encoding != IDENTITY and (weight > best or (weight == best > 0 and encoding == GZIP)):
             best, chosen = weight, encoding
     return chosen
 

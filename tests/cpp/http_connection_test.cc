@@ -161,6 +161,25 @@ TEST_F(HttpConnectionTest, RefusalsAreStatusesAtOnce) {
   EXPECT_EQ(engine_->budget().charged(), 0U);
 }
 
+// The body of the request before, which had an id, is gone by then.
+TEST_F(HttpConnectionTest, WhatIsRefusedUnreadIsLoggedWithoutAnId) {
+  loop_options_.access_log = true;
+  open();
+  HttpInfer unknown = asked(3, 0);
+  unknown.model = "n";
+  for (const HttpInfer& unread : {asked(2, 100), unknown}) {
+    http().infer(asked(1), as_bytes(json({1}, R"(,"id":"the first")")));
+    EXPECT_TRUE(answer().status.ok());
+    http().infer(unread, as_bytes("{}"));
+    EXPECT_FALSE(answer().status.ok());
+    const auto [entries, dropped] = loop_->take_access_log(10);
+    ASSERT_EQ(entries.size(), 2U);
+    EXPECT_EQ(entries[0].request_id, "the first");
+    EXPECT_EQ(entries[1].request_id, "");
+    EXPECT_EQ(dropped, 0U);
+  }
+}
+
 TEST_F(HttpConnectionTest, ALargeBodyAndALargeAnswerAreTheWorkers) {
   loop_options_.measure_steps = true;
   start(200'000);

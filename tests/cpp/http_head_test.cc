@@ -55,6 +55,8 @@ TEST(HttpHead, Accepted) {
   EXPECT_EQ(accepts("gzip"), Encoding::kGzip);
   EXPECT_EQ(accepts("deflate, GZIP , br"), Encoding::kGzip);
   EXPECT_EQ(accepts("br,deflate"), Encoding::kDeflate);
+  EXPECT_EQ(accepts("x-gzip"), Encoding::kGzip);
+  EXPECT_EQ(accepts("br,\tgzip\t,identity"), Encoding::kGzip);
   EXPECT_EQ(accepts("identity"), Encoding::kIdentity);
   EXPECT_EQ(accepts(""), Encoding::kIdentity);
 }
