@@ -140,7 +140,7 @@ def _post(summary: str, tag: str, body: dict[str, Any], schema: str = "", *, req
 
 def _server_paths() -> dict[str, Any]:
     anything = {"schema": {"type": "object"}}
-    name = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+    name = _named("model")
     load = _post("Load a model, or load it again", "repository", anything, required=False)
     unload = _post("Unload a model", "repository", anything, required=False)
     return {
@@ -153,6 +153,25 @@ def _server_paths() -> dict[str, Any]:
         "/v2/repository/models/{model}/unload": unload | {"parameters": name},
         "/v2/trace/setting": _get("Settings of tracing", "settings") | _post("Change them", "settings", anything),
         "/v2/logging": _get("Settings of the log", "settings") | _post("Change them", "settings", anything),
+        **_shared_memory_paths("system"),
+        **_shared_memory_paths("cuda"),
+    }
+
+
+def _named(what: str) -> list[dict[str, Any]]:
+    return [{"name": what, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+
+
+def _shared_memory_paths(kind: str) -> dict[str, Any]:
+    base, tag, region = f"/v2/{kind}sharedmemory", "shared memory", {"parameters": _named("region")}
+    anything = {"schema": {"type": "object"}}
+    unregister = _post("Unregister a region", tag, anything, required=False)
+    return {
+        f"{base}/status": _get(f"Registered regions of {kind} memory", tag),
+        f"{base}/unregister": _post("Unregister all regions", tag, anything, required=False),
+        f"{base}/region/{{region}}/status": _get("A registered region", tag) | region,
+        f"{base}/region/{{region}}/register": _post("Register a region", tag, anything) | region,
+        f"{base}/region/{{region}}/unregister": unregister | region,
     }
 
 
@@ -162,6 +181,8 @@ def _model_paths(model: ModelDescription, version: str) -> dict[str, Any]:
     request = {"schema": {"$ref": "#/components/schemas/InferRequest"}, "example": example(model)}
     flat = {"schema": {"type": "object"}}
     infer = _post("Infer", tag, request, "InferResponse")
+    trace = _get("Settings of its tracing", tag) | _post("Change them", tag, flat)
+    predict = f"/v1{base.removeprefix('/v2')}"
     return {
         base: _get("Signature and versions", tag, "ModelMetadata"),
         f"{base}/ready": _get("It can be asked", tag),
@@ -169,4 +190,8 @@ def _model_paths(model: ModelDescription, version: str) -> dict[str, Any]:
         f"{base}/stats": _get("Its counters", tag),
         f"{base}/infer": infer,
         f"{base}/generate": _post("Infer, with a flat object in and out", tag, flat),
+        f"{base}/generate_stream": _post("The same, each answer as an event", tag, flat),
+        predict: _get("Its state, as TensorFlow Serving says it", tag),
+        f"{predict}:predict": _post("Infer, in TensorFlow Serving's form", tag, flat),
+        **({} if version else {f"{base}/trace/setting": trace}),
     }

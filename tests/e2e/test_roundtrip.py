@@ -57,12 +57,13 @@ def output_name(datatype: str) -> str:
 def identity(dims: Callable[[str], list[str] | None]) -> onnx.ModelProto:
     """A model that gives an input of each datatype back."""
     nodes = [helper.make_node("Identity", [input_name(name)], [output_name(name)]) for name in ONNX]
-    sides = [
-        [helper.make_tensor_value_info(side(name), kind, dims(name)) for name, kind in ONNX.items()]
-        for side in (input_name, output_name)
-    ]
+
+    def side(name_of: Callable[[str], str]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(name_of(name), kind, dims(name)) for name, kind in ONNX.items()]
+
+    graph = helper.make_graph(nodes, "identity", side(input_name), side(output_name))
     opsets = [helper.make_opsetid("", 17)]
-    return helper.make_model(helper.make_graph(nodes, "identity", *sides), opset_imports=opsets, ir_version=8)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,18 @@ def packed(words: Sequence[bytes]) -> bytes:
 def extremes(datatype: str) -> list[bytes]:
     """Elements at the edges of a type: signs of zero, the smallest, the largest, infinities, several NaN."""
     kind = np.dtype(NUMPY[datatype])
+    numbers: Any = ml_dtypes  # its finfo and iinfo know all of these types
     if datatype == "BOOL":
         return [b"\0", b"\1"]
     if datatype in FLOATS:
-        about: Any = ml_dtypes.finfo(kind)
+        about = numbers.finfo(kind)
         values = [0.0, -0.0, 1, about.smallest_subnormal, -about.smallest_subnormal, about.tiny, about.max, about.min]
         values += [math.inf, -math.inf, 1 / 3]
         quiet = np.array([math.nan], kind).tobytes()
         payload = bytes([quiet[0] | 5, *quiet[1:]])
         negative = bytes([*payload[:-1], payload[-1] | 0x80])
         return [np.array([value], kind).tobytes() for value in values] + [quiet, payload, negative]
-    bounds = np.iinfo(kind)
+    bounds = numbers.iinfo(kind)
     middle = [0, 1, bounds.max // 2 + 1, bounds.max - 1, bounds.min + 1]
     return [np.array([value], kind).tobytes() for value in (bounds.min, bounds.max, *middle)]
 

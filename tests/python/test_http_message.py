@@ -45,7 +45,9 @@ def test_errors_by_the_table() -> None:
     [
         (b"", IDENTITY),
         (b"gzip", GZIP),
-        (b"deflate, gzip", DEFLATE),
+        (b"deflate, gzip", GZIP),
+        (b"deflate, x-gzip;q=0.9", DEFLATE),
+        (b"br,\tx-gzip", GZIP),
         (b"gzip;q=0.5, deflate;q=0.8", DEFLATE),
         (b"gzip;q=0", IDENTITY),
         (b"br, *", GZIP),
