@@ -278,7 +278,7 @@ def statuses_of(operation: Any, mode: GenerationMode) -> Counter[int]:
     allowed = (501,) if "/cudasharedmemory/" in operation.path else (503,)  # there is none; not loaded
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
     def check(case: Any) -> None:
         answer = case.call(timeout=20)
         statuses[answer.status_code] += 1

@@ -361,7 +361,7 @@ def note(one: Asked) -> None:
             SEEN["not UTF-8"] += sum(not is_text(word) for word in tensor.words)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(one=asked())
 def check_every_door(doors: Doors, one: Asked) -> None:
     """Six ways in and out; columns too where a shape can be seen in them."""

@@ -253,7 +253,7 @@ def requests(draw: st.DrawFn) -> Made:
 SEEN: Counter[str] = Counter()
 
 
-@settings(max_examples=700, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(made=requests(), number=st.integers(0, 9999))
 def check_both_ways(server: ServerProcess, made: Made, number: int) -> None:
     """One request, and behind it a second and the last."""
