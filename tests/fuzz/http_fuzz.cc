@@ -61,7 +61,7 @@ class Server {
     loop_options.access_log = true;
     loop_ = std::make_unique<Loop>(engine_, loop_options);
     auto catalog = std::make_shared<Catalog>();
-    add(*catalog, "m", "input x INT32 [-1,1]\n", 8);
+    add(*catalog, "m", "input x INT32 [-1,1]\nfail_on 99\n", 8);
     add(*catalog, "t", "input s BYTES [-1]\ninput f FP32 [-1,-1]\noptional o FP16 [-1]\n", 0);
     engine_->publish(std::move(catalog));
   }
