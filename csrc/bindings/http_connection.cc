@@ -6,17 +6,10 @@
 #include <vector>
 
 #include "bindings/bindings.h"
-#include "bindings/loop_handle.h"
+#include "bindings/http_handle.h"
 
 namespace headrace::bindings {
 namespace {
-
-struct HttpHandle {
-  std::shared_ptr<LoopHandle> loop;
-  std::uint64_t id = 0;
-
-  HttpConnection* find() { return loop->loop == nullptr ? nullptr : loop->get().find_http(id); }
-};
 
 // Text of an answer that is too long to be copied.
 struct TextView {
@@ -63,10 +56,7 @@ py::object payload(HttpAnswer& answer) {
   return chunks;
 }
 
-py::list take_answers(HttpHandle& self) {
-  HttpConnection* connection = self.find();
-  if (connection == nullptr) return py::list();
-  std::vector<HttpAnswer> answers = connection->take_answers();
+py::list answer_rows(std::span<HttpAnswer> answers) {
   py::list rows(answers.size());
   for (std::size_t i = 0; i < answers.size(); ++i) {
     HttpAnswer& answer = answers[i];
@@ -74,6 +64,13 @@ py::list take_answers(HttpHandle& self) {
     rows[i] = py::make_tuple(answer.exchange, static_cast<int>(answer.status.code()), answer.http, std::move(said));
   }
   return rows;
+}
+
+py::list take_answers(HttpHandle& self) {
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return py::list();
+  std::vector<HttpAnswer> answers = connection->take_answers();
+  return answer_rows(answers);
 }
 
 wire::Encoding encoding_of(int number) {
@@ -88,21 +85,52 @@ py::object refusal(const Status& status) {
   return py::make_tuple(static_cast<int>(status.code()), status.message());
 }
 
-// bits, the number of exchanges started << 8, the bytes left over << 32: one number is the cheapest answer.
-std::uint64_t receive(HttpHandle& self, std::size_t size, std::uint32_t next, std::size_t room) {
+HttpConnection::Received receive(const HttpHandle& self, HttpConnection& connection, std::size_t size,
+                                 std::uint32_t next, std::size_t room) {
   const std::span<std::byte> buffer = self.loop->get().read_buffer();
   if (size > buffer.size()) throw py::value_error("more bytes than the buffer holds");
-  HttpConnection* connection = self.find();
-  if (connection == nullptr) return 0;
-  HttpConnection::Received received{};
-  if (size < kReleaseGilBytes) {
-    received = connection->receive(buffer.first(size), next, room);
-  } else {
-    py::gil_scoped_release release;
-    received = connection->receive(buffer.first(size), next, room);
-  }
-  return connection->bits() | static_cast<std::uint64_t>(received.started) << 8 |
+  if (size < kReleaseGilBytes) return connection.receive(buffer.first(size), next, room);
+  py::gil_scoped_release release;
+  return connection.receive(buffer.first(size), next, room);
+}
+
+// bits, the number of exchanges started << 8, the bytes left over << 32: one number is the cheapest answer.
+std::uint64_t packed(const HttpConnection& connection, HttpConnection::Received received) {
+  return connection.bits() | static_cast<std::uint64_t>(received.started) << 8 |
          static_cast<std::uint64_t>(received.left) << 32;
+}
+
+void flush_soon(LoopHandle& loop) {
+  if (!std::exchange(loop.flush_due, true)) loop.flush_soon();
+}
+
+// asyncio.BufferedProtocol's.
+void buffer_updated(HttpHandle& self, std::size_t size) {
+  // Requests without an answer: more than that is for the protocol, which lets reading rest.
+  static constexpr std::size_t kMostOpen = 32;
+  ShortWay& way = self.way;
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return;
+  if (!way.on || !self.loop->short_way) {
+    py::object(way.read)(size);  // held: the connection may end in it
+    return;
+  }
+  way.heard = self.loop->get().engine().clock().now();
+  const std::size_t open = way.next - way.first;
+  const HttpConnection::Received received = receive(self, *connection, size, way.next, kMostOpen - open);
+  flush_soon(*self.loop);
+  if (received.left == 0 && connection->bits() == 0 && open + received.started < kMostOpen) {
+    way.next += static_cast<std::uint32_t>(received.started);
+    return;
+  }
+  py::object(way.received)(size, packed(*connection, received));
+}
+
+py::object leave_short_way(HttpHandle& self) {
+  ShortWay& way = self.way;
+  if (!std::exchange(way.on, false)) return py::none();
+  const Nanos now = self.loop->loop == nullptr ? way.heard : self.loop->loop->engine().clock().now();
+  return py::make_tuple(way.first, way.next, static_cast<double>(now - way.heard) * 1e-9);
 }
 
 unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std::string version, const py::object& body,
@@ -133,6 +161,25 @@ unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std:
 
 }  // namespace
 
+bool answer_shortly(HttpHandle& self) {
+  ShortWay& way = self.way;
+  HttpConnection* connection = self.find();
+  if (!way.on || connection == nullptr) return false;
+  std::vector<HttpAnswer> answers = connection->take_answers();
+  const py::object write = way.write;  // held: the transport may tell the protocol that it is full, or lost
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    HttpAnswer& answer = answers[i];
+    const bool whole = answer.status.ok() && answer.body.views.empty() && answer.body.own.size() <= wire::kViewBytes;
+    if (!way.on || !whole || answer.exchange != way.first) {
+      if (const py::object collect = way.collect; collect) collect(answer_rows(std::span(answers).subspan(i)));
+      return true;
+    }
+    ++way.first;
+    write(make_bytes(answer.head, answer.body.own));
+  }
+  return true;
+}
+
 void bind_http_connection(py::module_& module) {
   py::class_<TextView>(module, "TextView", py::buffer_protocol()).def_buffer([](TextView& view) {
     return py::buffer_info(view.text.data(), 1, "B", 1, {view.text.size()}, {1}, true);
@@ -140,13 +187,41 @@ void bind_http_connection(py::module_& module) {
 
   py::class_<HttpHandle>(module, "HttpConnection")
       .def(py::init([](const std::shared_ptr<LoopHandle>& loop, std::uint64_t token, std::string peer) {
-             const std::uint64_t id = loop->get().connect_http(token, std::move(peer));
-             return HttpHandle{loop, id};
+             return std::make_unique<HttpHandle>(loop, token, std::move(peer));
            }),
            py::arg("loop"), py::arg("token"), py::arg("peer"), py::pos_only())
       .def(
           "get_buffer", [](HttpHandle& self, int) { return self.loop->buffer; }, py::pos_only())
-      .def("receive", &receive, py::pos_only())
+      .def(
+          "receive",
+          [](HttpHandle& self, std::size_t size, std::uint32_t next, std::size_t room) -> std::uint64_t {
+            HttpConnection* connection = self.find();
+            if (connection == nullptr) return 0;
+            const HttpConnection::Received received = receive(self, *connection, size, next, room);
+            flush_soon(*self.loop);
+            return packed(*connection, received);
+          },
+          py::pos_only())
+      .def("buffer_updated", &buffer_updated, py::pos_only())
+      .def(
+          "connect_protocol",
+          [](HttpHandle& self, py::object write, py::object read, py::object received, py::object collect) {
+            self.way.write = std::move(write);
+            self.way.read = std::move(read);
+            self.way.received = std::move(received);
+            self.way.collect = std::move(collect);
+          },
+          py::pos_only())
+      .def(
+          "enter_short_way",
+          [](HttpHandle& self, std::uint32_t next) {
+            if (self.find() == nullptr || !self.way.write || !self.loop->short_way) return;
+            self.way.first = self.way.next = next;
+            self.way.heard = self.loop->get().engine().clock().now();
+            self.way.on = true;
+          },
+          py::pos_only())
+      .def("leave_short_way", &leave_short_way)
       .def_property_readonly("receiving_for",
                              [](HttpHandle& self) -> py::object {
                                HttpConnection* connection = self.find();
@@ -199,6 +274,7 @@ void bind_http_connection(py::module_& module) {
           py::pos_only())
       .def("lost",
            [](HttpHandle& self) {
+             self.way = ShortWay();
              if (self.loop->loop != nullptr) self.loop->get().disconnect(self.id);
            })
       .def_property_readonly("open_calls", [](HttpHandle& self) -> std::size_t {

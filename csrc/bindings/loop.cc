@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/http_handle.h"
 #include "bindings/loop_handle.h"
 #include "front/connection.h"
 
@@ -73,9 +74,13 @@ std::shared_ptr<LoopHandle> make_loop(const EngineHandle& engine, std::vector<st
   return handle;
 }
 
-py::list ready_list(const std::vector<Ready>& ready) {
-  py::list rows(ready.size());
-  for (std::size_t i = 0; i < ready.size(); ++i) rows[i] = py::make_tuple(ready[i].token, ready[i].bits);
+// For the owner to look at: all that does not go the short way.
+py::list ready_list(LoopHandle& self, const std::vector<Ready>& ready) {
+  py::list rows;
+  for (const Ready& each : ready) {
+    const auto found = self.http.find(each.token);
+    if (found == self.http.end() || !answer_shortly(*found->second)) rows.append(py::make_tuple(each.token, each.bits));
+  }
   return rows;
 }
 
@@ -276,7 +281,7 @@ void bind_loop(py::module_& module) {
            [](LoopHandle& self) {
              std::vector<Ready> ready;
              self.get().drain(ready);
-             return ready_list(ready);
+             return ready_list(self, ready);
            })
       .def("connect",
            [](const std::shared_ptr<LoopHandle>& self, std::uint64_t token, std::string peer) {
@@ -293,7 +298,7 @@ void bind_loop(py::module_& module) {
            [](LoopHandle& self) {
              std::vector<Ready> ready;
              self.get().on_timer(ready);
-             return ready_list(ready);
+             return ready_list(self, ready);
            })
       .def(
           "take_access_log",
@@ -303,7 +308,13 @@ void bind_loop(py::module_& module) {
             return py::make_tuple(rows, dropped);
           },
           py::pos_only())
-      .def("flush", [](LoopHandle& self) { self.get().flush(); })
+      .def("flush",
+           [](LoopHandle& self) {
+             self.flush_due = false;
+             self.get().flush();
+           })
+      .def_readwrite("flush_soon", &LoopHandle::flush_soon)
+      .def_readwrite("short_way", &LoopHandle::short_way)
       .def("settled", [](LoopHandle& self) { return self.get().settled(); })
       .def("take_traces",
            [](LoopHandle& self, std::size_t limit) {
@@ -321,6 +332,8 @@ void bind_loop(py::module_& module) {
       .def("close", [](LoopHandle& self) {
         if (self.loop == nullptr) return;
         self.get();
+        self.flush_soon = py::none();  // it holds us in its turn
+        for (const auto& [token, handle] : self.http) handle->way = ShortWay();
         py::gil_scoped_release release;
         self.loop->close();
       });

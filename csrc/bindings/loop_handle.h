@@ -1,11 +1,13 @@
 // What Loop and its connections share on Python's side.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
+#include <unordered_map>
 
 #include "bindings/bindings.h"
 #include "front/loop.h"
@@ -15,10 +17,16 @@ namespace headrace::bindings {
 // Work on more bytes than this is worth giving the GIL up for.
 inline constexpr std::size_t kReleaseGilBytes = 8 << 10;
 
+struct HttpHandle;
+
 struct LoopHandle {
   std::unique_ptr<Loop> loop;
   py::object buffer;  // memoryview of the loop's read buffer
   std::thread::id thread;
+  std::unordered_map<std::uint64_t, HttpHandle*> http;  // by token
+  py::object flush_soon;   // the owner's: calls flush() at the end of this turn of the event loop
+  bool flush_due = false;  // it was asked to
+  bool short_way = true;   // HTTP connections may go it; false: the server drains, and tells each client so
 
   // A loop belongs to the thread that made it.
   Loop& get() {

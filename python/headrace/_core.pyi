@@ -237,6 +237,11 @@ TraceRow = tuple[int, str, str, str, tuple[int, int, int, int, int, int, int]]
 class Loop:
     """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
 
+    flush_soon: Callable[[], object] | None
+    """Called when `flush` is wanted at the end of this turn of the event loop. None again after `close`."""
+    short_way: bool
+    """Whether HTTP connections may take it. May be set on any thread."""
+
     def __init__(
         self,
         engine: Engine,
@@ -325,6 +330,24 @@ class HttpConnection:
     def __init__(self, loop: Loop, token: int, peer: str, /) -> None: ...
     def get_buffer(self, sizehint: int, /) -> memoryview:
         """The loop's read buffer: asyncio.BufferedProtocol's get_buffer."""
+    def connect_protocol(
+        self,
+        write: Callable[[bytes], None],
+        read: Callable[[int], None],
+        received: Callable[[int, int], None],
+        collect: Callable[[list[HttpAnswer]], None],
+        /,
+    ) -> None:
+        """Whom the short way asks: the transport's `write`, and the protocol's functions for bytes that nobody has
+        looked at, for bytes and what `receive` says of them, and for answers that `write` is not enough for."""
+    def enter_short_way(self, number: int, /) -> None:
+        """Until `leave_short_way`, plain inferences, numbered from `number`, come from `buffer_updated` and are
+        answered through `write`. Nothing else may be open. The loop's `short_way` may forbid it."""
+    def leave_short_way(self) -> tuple[int, int, float] | None:
+        """The first number that is not answered, the next to be given, and seconds since the last read; None when it
+        was not on the short way. Whatever is called of `connect_protocol` must ask this first."""
+    def buffer_updated(self, nbytes: int, /) -> None:
+        """asyncio.BufferedProtocol's buffer_updated."""
     def receive(self, nbytes: int, number: int, room: int, /) -> int:
         """`nbytes` have been read into the buffer, and no request of the caller's parser is open. Takes plain
         inferences, at most `room`, as exchanges `number`, `number` + 1, ..., for the next Loop.flush. Returns bits |

@@ -337,12 +337,13 @@ class LoopPort:
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._flushes = False  # at the end of this turn
         self._writing = False  # a step that writes logs is due
         # A message that stops half-way arms a timer inside the core, of which a read tells us nothing (a question for
         # each read would cost more than it is worth): so the timers are looked at this often.
         shortest = min(config.message_stall_seconds, config.write_stall_seconds, config.idle_seconds)
         self._tick = min(_LONGEST_TICK, max(shortest / 4, _SHORTEST_WAIT))
+        flush = self.measured("flush", self._flush)
+        self._core.flush_soon = lambda: loop.call_soon(flush)
         loop.add_reader(self._core.fileno(), self.measured("completions", self._ready))
         engine.attach(self)
 
@@ -372,16 +373,14 @@ class LoopPort:
         self.arm()
         return self._next_token, connection
 
-    def flush_soon(self) -> None:
-        """Submits what HTTP connections have started, with all that is read in this turn of the loop."""
-        if not self._flushes:
-            self._flushes = True
-            self.loop.call_soon(self.measured("flush", self._flush))
-
     def _flush(self) -> None:
-        self._flushes = False
+        """Submits what HTTP connections have started, with all that was read in this turn of the loop."""
         if not self._closed:
             self._core.flush()
+
+    def begin_drain(self) -> None:
+        """Answers over HTTP say from now on that their connection ends. From any thread."""
+        self._core.short_way = False
 
     def disconnect(self, token: int) -> None:
         """The door of `token` is gone; its completions are dropped."""

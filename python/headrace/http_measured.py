@@ -16,11 +16,14 @@ T = TypeVar("T")
 class MeasuredHttpProtocol(HttpProtocol):
     """The same with its callbacks measured, for --measure-steps."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As HttpProtocol's."""
+        super().__init__(*args, **kwargs)
+        read = self._core.buffer_updated
+        self.buffer_updated = lambda nbytes: self._run("http read", read, nbytes)  # type: ignore[method-assign]
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._run("http connect", super().connection_made, transport)
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._run("http read", super().buffer_updated, nbytes)
 
     def resume_writing(self) -> None:
         self._run("http resume", super().resume_writing)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from headrace import grpc_web
 from headrace.config import Config
@@ -33,7 +33,6 @@ _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's h
 _PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
 _UNAVAILABLE = 14
 _INFER, _BARE, _PREDICT, _WEB, _BARE_WEB = range(5)  # the forms of an inference, as the core numbers them
-_ONE = 1 << 8  # of the core's receive(): it took one request, and that was all
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Payload = bytes | list[bytes | memoryview]
@@ -62,12 +61,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._on_close = on_close
         self._refused = refused
         self._token, self._core = port.connect_http(self, peer)
-        # uvloop asks a protocol for `get_buffer` once, so the core's is there from the start.
+        # uvloop asks a protocol for these once, so the core's are there from the start.
         self.get_buffer = self._core.get_buffer  # type: ignore[method-assign, assignment]
+        self.buffer_updated = self._core.buffer_updated  # type: ignore[method-assign, assignment]
         self._buffer = self._core.get_buffer(-1)
-        self._receive = self._core.receive
-        self._take = self._core.take_answers
-        self._flush_soon = port.flush_soon
         self._reader = reader_for(self._config)(
             self._core,
             gateway,
@@ -101,39 +98,55 @@ class HttpProtocol(asyncio.BufferedProtocol):
     # --- The transport's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # of a socket: it reads and writes
+        self._transport = both = cast("asyncio.Transport", transport)  # of a socket: it reads and writes
+        self._core.connect_protocol(both.write, self._read, self._received, self._write_answers)
         if self._refused:
             limit = self._config.max_connections
             text = f"there are {limit} connections, and more are not taken (--max-connections)"
             self._fail(Response.error(503, text))
         else:
+            self._shorten()
             self._arm()
 
-    def buffer_updated(self, nbytes: int) -> None:
+    def _shorten(self) -> None:
+        """Leaves the connection to the core while nothing special goes on: plain inferences come and are answered
+        without a step here, until there is something for `_read`, `_received` or `_write_answers`."""
+        special = self._waiting or self._last >= 0 or self._leaving or self._paused or self._resting or self._lost
+        if self._plain and not special and not self._service.draining:
+            self._core.enter_short_way(self._next)
+
+    def _see(self) -> None:
+        """Takes over what the core did by itself: which requests are open, and when something was heard last."""
+        if (left := self._core.leave_short_way()) is not None:
+            first, self._next, silent = left
+            self._waiting.extend(range(first, self._next))
+            self._last_byte = self._loop.time() - silent
+
+    def _read(self, nbytes: int) -> None:
+        """Bytes that the core has not looked at."""
+        self._see()
         if self._last >= 0:
             return
         self._last_byte = self._loop.time()
         # A drain tells each client so in its answers' heads, which is the reader's way.
         if self._plain and (not self._service.draining or self._core.receiving_for is not None):
-            packed = self._receive(nbytes, self._next, _MAX_PIPELINED - len(self._waiting))
-            self._flush_soon()
-            if packed == _ONE:  # as nearly all reads are: one request, and nothing else
-                self._waiting.append(self._next)
-                self._next += 1
-                return
-            started, left = packed >> 8 & 0xFFFFFF, packed >> 32
-            if started:
-                self._started(started)
-            if packed & 0xFF:
-                self._collect()
+            self._received(nbytes, self._core.receive(nbytes, self._next, _MAX_PIPELINED - len(self._waiting)))
         else:
-            left = nbytes
+            self._received(nbytes, nbytes << 32)
+
+    def _received(self, nbytes: int, packed: int) -> None:
+        """The core has looked, and says what it did, and what it left: see `HttpConnection.receive`."""
+        self._see()
+        started, left = packed >> 8 & 0xFFFFFF, packed >> 32
+        if started:
+            self._started(started)
+        if packed & 0xFF:
+            self._collect(self._core.take_answers())
         if left:
             self._reader.feed(self._buffer[nbytes - left : nbytes])
             self._plain = not self._reader.half_read
             self._begun = 0.0 if self._plain else self._begun or self._last_byte
-        if self._out:
-            self._write()
+        self._write()
 
     def eof_received(self) -> bool:
         # Nobody can tell a client that has gone from one that has only said all it will: as other servers do, it is
@@ -155,6 +168,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._on_close(self)
 
     def pause_writing(self) -> None:
+        self._see()
         self._paused = True
         self._last_byte = self._loop.time()
         self._unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
@@ -163,6 +177,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._wake()
+        self._shorten()
 
     def _rest(self) -> None:
         if not self._resting and self._transport is not None and not self._transport.is_closing():
@@ -233,7 +248,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             form = _BARE_WEB if web is WebForm.TEXT else _WEB
         asked = (number, route.model, route.version, reader.body, reader.json_bytes, reader.timeout, reader.accepts)
         if self._core.infer(*asked, extra, form, reader.headers):
-            self._collect()
+            self._collect(self._core.take_answers())
 
     # --- What Python answers.
 
@@ -293,31 +308,22 @@ class HttpProtocol(asyncio.BufferedProtocol):
         model, version = call.route.model, call.route.version
         asked = (call.number, model, version, generation.request, -1, call.timeout, IDENTITY, b"", _BARE, call.headers)
         if self._core.infer(*asked):
-            self._collect()
-            self._write()
+            self._write_answers(self._core.take_answers())
 
     # --- The core's side, and what goes out.
 
     def act(self, bits: int) -> None:
         """Writes the answers that the core has. Called by the loop's port."""
-        if self._lost or not bits:
-            return
-        answers = self._take()
-        if len(answers) == 1 and self._transport is not None:
-            number, code, _, said = answers[0]
-            waiting = self._waiting
-            special = self._done or self._extras or self._generating or self._web
-            simple = not (code or special or self._resting or self._leaving)
-            if simple and waiting[0] == number != self._last and isinstance(said, bytes):
-                # As nearly all are: the same as below in fewer steps.
-                waiting.popleft()
-                self._transport.write(said)
-                return
+        if bits and not self._lost:
+            self._write_answers(self._core.take_answers())
+
+    def _write_answers(self, answers: "list[HttpAnswer]") -> None:
+        self._see()
         self._collect(answers)
         self._write()
 
-    def _collect(self, answers: "list[HttpAnswer] | None" = None) -> None:
-        for number, code, http, said in self._take() if answers is None else answers:
+    def _collect(self, answers: "list[HttpAnswer]") -> None:
+        for number, code, http, said in answers:
             payload = said
             if code or self._generating or self._extras or self._web:
                 payload = self._finished(number, code, http, said)
@@ -369,8 +375,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 transport.writelines(out)
         if self._ending or (self._leaving and not self._busy):
             self._end(transport)
-        elif self._resting:
+        else:
             self._wake()
+            self._shorten()
 
     def _end(self, transport: asyncio.Transport) -> None:
         """Shuts our side down behind the last answer, and waits for the peer's: a close with bytes unread would make
@@ -411,6 +418,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _arm(self) -> None:
         # One timer a connection, which looks at the clock when it fires: re-arming it for each read would cost more.
+        self._see()
         config, now, transport = self._config, self._loop.time(), self._transport
         stall, whole = config.message_stall_seconds, config.message_whole_seconds
         if self._last >= 0 or transport is None:
@@ -449,16 +457,19 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 return
         wait = min(due - now, stall, whole, config.write_stall_seconds)
         self._timer = self._loop.call_later(wait, self._arm)
+        self._shorten()
 
     # --- The server's side: shutting down.
 
     @property
     def open_calls(self) -> int:
         """Requests that are not answered yet."""
+        self._see()
         return 0 if self._lost else len(self._waiting)
 
     def shutdown(self) -> None:
         """Ends the connection if it is idle; one in the middle of a request ends behind its answer."""
+        self._see()
         if self._transport is None or self._last >= 0:
             return
         if self._busy:
@@ -474,8 +485,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         """Answers every open request 503."""
         if self._lost:
             return
+        self._see()
         self._core.abort_calls(_UNAVAILABLE, message)
-        self._collect()
+        self._collect(self._core.take_answers())
         for number, call in list(self._calls.items()):
             del self._calls[number]
             call.cancel()

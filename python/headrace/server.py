@@ -187,7 +187,7 @@ class Instance:
     async def stop(self) -> bool:
         """Drains and closes: not ready at once, serving on for --drain-delay, then GOAWAY and no new connections, then
         up to --drain-seconds for what is in flight. False when calls had to be ended with UNAVAILABLE."""
-        self.service.draining = True
+        self._begin_drain()
         if self.config.drain_delay:
             log.info("not ready any more; serving on for %g s", self.config.drain_delay)
             await asyncio.sleep(self.config.drain_delay)
@@ -203,11 +203,16 @@ class Instance:
 
     async def abandon(self) -> None:
         """Closes what has been opened so far, without a drain."""
-        self.service.draining = True
+        self._begin_drain()
         if self._listener is not None:
             self._listener.close()
         await asyncio.gather(*(seat.call(seat.drain(0.0)) for seat in self._seats))
         await self._close()
+
+    def _begin_drain(self) -> None:
+        self.service.draining = True
+        for seat in self._seats:
+            seat.port.begin_drain()
 
     async def _close(self) -> None:
         # The engine first: it answers what is queued and stops what runs, so that the loops have nothing to wait for.
