@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from headrace.engine import CALL, HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, MESSAGE, OPEN, WANTS_CLOSE, LoopPort
 from headrace.errors import HeadraceError
+from headrace.farewell import Farewell
 from headrace.grpc_calls import Answerer, Stream
 
 __all__ = ["GrpcProtocol", "MeasuredProtocol"]
@@ -24,7 +25,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("headrace.grpc")
 
-_LINGER_SECONDS = 2.0  # after our last byte, this long for the peer to close its side
 _INTERNAL = 13
 _UNAVAILABLE = 14
 _MOST_OUTPUT = 1 << 20  # bytes of answers that wait before a call of many messages has to wait too
@@ -58,7 +58,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._lost = False
         self._ended = False  # our side is shut down, behind all that was written
         self._eof = False  # the peer has shut its side down
-        self._linger: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | Farewell | None = None
         self._calls: dict[int, asyncio.Future[bytes] | concurrent.futures.Future[bytes]] = {}
         self._streams: dict[int, tuple[Stream, asyncio.Task[None]]] = {}
         self._room: list[asyncio.Future[None]] = []  # streams that wait until less output does
@@ -154,8 +154,6 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         return False
 
     def _close(self) -> None:
-        """Shuts our side down behind what is written, and waits for the peer's: a close with bytes unread would make
-        the kernel reset the connection, and the peer would lose the last answers."""
         if self._ended or self._transport is None:
             return
         self._receive = self._drop
@@ -167,22 +165,11 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             self._linger = self._port.loop.call_later(max(0.0, self._port.write_stall_seconds - waited), self.abort)
             return
         self._ended = True
-        self._await_eof(self._transport.get_write_buffer_size())
+        self._linger = Farewell(self._transport, self._port.loop, self._port.write_stall_seconds)
         if not self._eof and self._transport.can_write_eof():
             self._transport.write_eof()
         else:
             self._transport.close()  # once what is written has left
-
-    def _await_eof(self, waiting: int) -> None:
-        seconds = self._port.write_stall_seconds if waiting else _LINGER_SECONDS
-        self._linger = self._port.loop.call_later(seconds, self._end_linger, waiting)
-
-    def _end_linger(self, before: int) -> None:
-        waiting = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        if waiting < before:  # it reads, if slowly
-            self._await_eof(waiting)
-        else:
-            self.abort()
 
     @staticmethod
     def _drop(_nbytes: int, /) -> int:

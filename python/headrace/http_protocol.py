@@ -15,6 +15,7 @@ from headrace import grpc_web
 from headrace.config import Config
 from headrace.engine import LoopPort
 from headrace.errors import HeadraceError, Internal, Unavailable
+from headrace.farewell import Farewell
 from headrace.grpc_web import WebForm
 from headrace.http_gateway import Gateway, Kind, Route
 from headrace.http_generate import Generation
@@ -28,7 +29,6 @@ __all__ = ["Call", "HttpProtocol"]
 
 log = logging.getLogger("headrace.http")
 
-_LINGER_SECONDS = 2.0  # after an answer that ends the connection, this long for the peer to close its side
 _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's honest pipeline
 _PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
 _UNAVAILABLE = 14
@@ -90,7 +90,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._last = -1  # number of the request whose answer ends the connection
         self._leaving = False  # the connection ends when there is nothing more to answer
         self._ending = False  # our last answer is out
-        self._ended = False  # and our side shut down behind it
+        self._farewell: Farewell | None = None  # and our side is shut down behind it
         self._paused = False  # the transport takes no more
         self._resting = False  # we take no more
         self._unsent = 0  # bytes that the transport had when it was last looked at
@@ -157,8 +157,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if self._lost:
             return
         self._lost = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for pending in (self._timer, self._farewell):
+            if pending is not None:
+                pending.cancel()
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()
@@ -380,29 +381,15 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._shorten()
 
     def _end(self, transport: asyncio.Transport) -> None:
-        """Shuts our side down behind the last answer, and waits for the peer's: a close with bytes unread would make
-        the kernel reset the connection, and the peer would lose that answer."""
-        if self._ended:
+        if self._farewell is not None:
             return
-        self._ended = True
         if self._timer is not None:
             self._timer.cancel()
-        self._linger(transport)
+        self._farewell = Farewell(transport, self._loop, self._config.write_stall_seconds)
         if self._resting:
             self._resting = False
             transport.resume_reading()  # to see its end
         transport.write_eof()
-
-    def _linger(self, transport: asyncio.Transport) -> None:
-        self._unsent = transport.get_write_buffer_size()
-        seconds = self._config.write_stall_seconds if self._unsent else _LINGER_SECONDS
-        self._timer = self._loop.call_later(seconds, self._end_linger, transport)
-
-    def _end_linger(self, transport: asyncio.Transport) -> None:
-        if transport.get_write_buffer_size() < self._unsent:  # it reads, if slowly
-            self._linger(transport)
-        else:
-            transport.abort()
 
     def _fail(self, response: Response) -> None:
         """The last answer of this connection, behind those that are still to come."""
@@ -422,7 +409,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         config, now, transport = self._config, self._loop.time(), self._transport
         stall, whole = config.message_stall_seconds, config.message_whole_seconds
         if self._last >= 0 or transport is None:
-            if self._ended or transport is None:
+            if self._farewell is not None or transport is None:
                 return
             due = now + stall  # the last answer is on its way
         elif self._paused:

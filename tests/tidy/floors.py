@@ -35,9 +35,9 @@ NATIVE = (
 PYTHON = (
     Floor(
         0,
-        ("errors", "header_pattern", "host", "steps", "_proto"),
+        ("errors", "header_pattern", "host", "steps", "farewell", "_proto"),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
-        " | the wire's messages",
+        " | a connection's end | the wire's messages",
     ),
     Floor(
         1,
@@ -74,7 +74,11 @@ PYTHON = (
 # Where a level alone says too much: these see only what is named.
 NARROWER = {
     "grpc_calls": {"errors", "_proto", "config", "reflection", "service"},
-    "grpc_server": {"errors", "_proto", "config", "engine", "tracing", "metrics", "service", "grpc_calls"},
+    "farewell": set(),
+    "grpc_server": {
+        *("errors", "_proto", "config", "engine", "tracing", "metrics", "service", "grpc_calls"),
+        "farewell",
+    },
     "http_message": {"errors"},
     "http_docs": {"http_message", "service"},
     "http_generate": {"errors", "http_message", "service"},
@@ -86,7 +90,7 @@ NARROWER = {
     "http_reader": {"errors", "header_pattern", "config", "engine", "http_message", "http_gateway", "grpc_web"},
     "http_protocol": {
         *("errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"),
-        "grpc_web",
+        *("grpc_web", "farewell"),
     },
     "http_measured": {"http_protocol"},
     "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_protocol"},
