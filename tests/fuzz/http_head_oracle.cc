@@ -6,6 +6,7 @@
 #include <optional>
 #include <regex>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "wire/http_head.h"
@@ -17,7 +18,8 @@ struct Reading {
   std::string model;
   std::string version;
   std::size_t head_bytes = 0;
-  std::multimap<std::string, std::string> headers;  // by lower-case name
+  std::multimap<std::string, std::string> headers;          // by lower-case name
+  std::vector<std::pair<std::string, std::string>> fields;  // as they were sent
 
   std::optional<std::string> only(const std::string& name) const {
     return headers.count(name) == 1 ? std::optional(headers.find(name)->second) : std::nullopt;
@@ -72,7 +74,8 @@ std::optional<Reading> read(std::string_view bytes, std::size_t max_head_bytes) 
     for (const char c : line) {
       if (c != '\t' && (c < ' ' || c > '~')) return std::nullopt;
     }
-    out.headers.emplace(lower(name), trimmed(std::string_view(line).substr(colon + 1)));
+    out.fields.emplace_back(name, trimmed(std::string_view(line).substr(colon + 1)));
+    out.headers.emplace(lower(name), out.fields.back().second);
   }
   return out;
 }
@@ -142,6 +145,11 @@ std::string http_head_differs(std::string_view bytes, std::size_t max_head_bytes
   if (json == 0 && ours.json_bytes != PlainInfer::kNone) return "json_bytes out of nothing";
   if (json != 0 && number(theirs->only("inference-header-content-length")) != ours.json_bytes) return "json_bytes";
   if (ours.accepts != accepted(*theirs)) return "accepts";
+  HeadFields fields(bytes.substr(0, ours.head_bytes));
+  for (const auto& [name, value] : theirs->fields) {
+    if (!fields.next() || fields.name() != name || fields.value() != value) return "the header field " + name;
+  }
+  if (fields.next()) return "one header field too many";
   return {};
 }
 
