@@ -1,10 +1,10 @@
 #include <gtest/gtest.h>
-#include <zlib.h>
 
 #include <cstring>
 #include <random>
 #include <string>
 
+#include "deflated.h"
 #include "wire/grpc.h"
 
 namespace headrace::wire {
@@ -12,21 +12,8 @@ namespace {
 
 constexpr std::size_t kLimit = std::size_t{8} << 20;
 
-std::string deflated(const std::string& text, int window) {
-  z_stream stream{};
-  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, window, 8, Z_DEFAULT_STRATEGY), Z_OK);
-  std::string out(deflateBound(&stream, static_cast<uLong>(text.size())), '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  stream.avail_in = static_cast<uInt>(text.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-std::string gzip(const std::string& text) { return deflated(text, MAX_WBITS + 16); }
-std::string zlib(const std::string& text) { return deflated(text, MAX_WBITS); }
+using headrace::testing::gzip;
+using headrace::testing::zlib_text;
 
 struct Inflate : ::testing::Test {
   Pool pool{PoolOptions{}};
@@ -61,7 +48,7 @@ TEST_F(Inflate, GzipAndDeflateOfManySizes) {
     std::string text(size, '\0');
     for (char& c : text) c = static_cast<char>('a' + random() % 4);
     EXPECT_EQ(run(gzip(text), Encoding::kGzip), text);
-    EXPECT_EQ(run(zlib(text), Encoding::kDeflate), text);
+    EXPECT_EQ(run(zlib_text(text), Encoding::kDeflate), text);
   }
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
+from e2e.checks import check_ends_clean
 from e2e.h2_peer import ENDLESS, INFER, LIVE, LONG, Peer, add_sub, infer, message, slow
 from server_process import ServerProcess
 
@@ -26,12 +27,6 @@ def wait_for_runs(server: ServerProcess, model: str, runs: int) -> None:
         while client.get_inference_statistics(model).model_stats[0].execution_count < runs:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-
-
-def check_ends_clean(server: ServerProcess) -> None:
-    assert server.stop() == 0
-    assert "0 bytes in 0 blocks in use" in server.output()
-    assert " ERROR " not in server.output()
 
 
 def lateness_ms(server: ServerProcess, timeout_ms: int, calls: int) -> list[float]:

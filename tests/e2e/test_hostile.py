@@ -11,6 +11,7 @@ from pathlib import Path
 import hpack
 import pytest
 
+from e2e.checks import check_ends_clean, check_serves
 from e2e.h2_peer import (
     CONTINUATION,
     DATA,
@@ -46,21 +47,6 @@ ENHANCE_YOUR_CALM, REFUSED_STREAM, CANCEL = 11, 7, 8
 @pytest.fixture
 def small_models(repository: Callable[..., Path], models: Path) -> Path:
     return repository(**{name: models / f"{name}.onnx" for name in ("add_sub", "slow")})
-
-
-def check_serves(server: ServerProcess) -> None:
-    assert server.process.poll() is None, server.output()
-    with Peer(server.grpc) as peer:
-        answer = peer.ask(INFER, add_sub())
-        assert (answer.code, answer.text) == (0, "")
-
-
-def check_ends_clean(server: ServerProcess) -> None:
-    """Exit code 0, an empty pool, and no fault in the log."""
-    assert server.stop() == 0
-    assert "0 bytes in 0 blocks in use" in server.output()
-    assert "Traceback" not in server.output()
-    assert " ERROR " not in server.output()
 
 
 def open_sockets(server: ServerProcess) -> int:

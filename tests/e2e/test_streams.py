@@ -17,6 +17,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.grpc import service_pb2
 
+from e2e.checks import check_ends_clean
 from e2e.clients import SECONDS, Array, answer_of, given, request, stub
 from e2e.h2_peer import ENDLESS, INFER, LIVE, LONG, STREAM_INFER, Peer, add_sub, kill, message, slow
 from server_process import ServerProcess
@@ -58,12 +59,6 @@ def wait_for_answers(peer: Peer, stream: int, count: int) -> list[Any]:
         assert not peer.answers[stream].over, peer.answers[stream]
         peer.pump(deadline - time.monotonic())
     return stream_answers(peer, stream)
-
-
-def check_ends_clean(server: ServerProcess) -> None:
-    assert server.stop() == 0
-    assert "0 bytes in 0 blocks in use" in server.output()
-    assert " ERROR " not in server.output()
 
 
 # --- Clients

@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as triton
 from onnx import TensorProto, helper
 
+from e2e.checks import check_ends_clean
 from e2e.h2_peer import INFER, LIVE, LONG, WINDOW_UPDATE, Peer, add_sub, frame, infer, read_to_end
 from server_process import ServerProcess
 
@@ -74,11 +75,6 @@ def p99_ms(peer: Peer, calls: int = 400) -> float:
         times.append(time.perf_counter() - began)
     peer.answers.clear()
     return float(np.percentile(times, 99)) * 1000
-
-
-def check_ends_clean(server: ServerProcess) -> None:
-    assert server.stop() == 0
-    assert "0 bytes in 0 blocks in use" in server.output()
 
 
 def test_it_leaves_the_others_p99_alone(serve: Serve, small_models: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from e2e.checks import check_ends_clean, check_serves
 from e2e.h2_peer import (
     ACK,
     DATA,
@@ -40,20 +41,6 @@ def memory(server: ServerProcess, row: str = "VmRSS") -> int:
     """Bytes of a row of /proc/PID/status: VmRSS is the resident set, VmHWM its peak."""
     status = Path(f"/proc/{server.process.pid}/status").read_text().split("\n")
     return int(next(line for line in status if line.startswith(row)).split()[1]) * KIB
-
-
-def check_serves(server: ServerProcess) -> None:
-    with Peer(server.grpc) as peer:
-        answer = peer.ask(INFER, add_sub())
-        assert (answer.code, answer.text) == (0, "")
-
-
-def check_ends_clean(server: ServerProcess) -> None:
-    """Exit code 0, an empty pool, and no fault in the log."""
-    assert server.stop() == 0
-    assert "0 bytes in 0 blocks in use" in server.output()
-    assert "Traceback" not in server.output()
-    assert " ERROR " not in server.output()
 
 
 def payload(size: int) -> bytes:
