@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <system_error>
@@ -49,8 +50,8 @@ auto value_at(const std::byte* row, std::size_t index) {
 template <class V>
 bool before(V a, std::uint32_t a_index, V b, std::uint32_t b_index) {
   if constexpr (std::is_floating_point_v<V>) {
-    if ((a != a) != (b != b)) return b != b;
-    if (a != a) return a_index < b_index;
+    if (std::isnan(a) != std::isnan(b)) return std::isnan(b);
+    if (std::isnan(a)) return a_index < b_index;
   }
   return a != b ? a > b : a_index < b_index;
 }

@@ -193,6 +193,8 @@ void bind_loop(py::module_& module) {
   module.attr("MESSAGE") = static_cast<int>(OwnerKind::kMessage);
   module.attr("END") = static_cast<int>(OwnerKind::kEnd);
   module.attr("WANTS_CLOSE") = static_cast<unsigned>(kWantsClose);
+  module.attr("HAS_UNREAD") = static_cast<unsigned>(kHasUnread);
+  module.attr("READ_ON") = static_cast<unsigned>(kReadOn);
 
   py::class_<BlockView>(module, "BlockView", py::buffer_protocol()).def_buffer([](BlockView& view) {
     return py::buffer_info(const_cast<std::byte*>(view.bytes.data()), 1, "B", 1, {view.bytes.size()}, {1}, true);

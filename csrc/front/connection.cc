@@ -1,6 +1,8 @@
 // Calls as they come and go. What they are answered: connection_answers.cc.
 #include "front/connection.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "front/decode_job.h"
@@ -11,7 +13,7 @@ Connection::Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::s
     : Endpoint(loop, id, token, std::move(peer)),
       codec_(loop.options().grpc, loop.engine().pool(), loop.engine().budget(), *this, now_) {}
 
-Connection::~Connection() = default;
+Connection::~Connection() { loop_.unread_ -= unread_.size(); }
 
 unsigned Connection::bits() const {
   unsigned bits = 0;
@@ -19,20 +21,61 @@ unsigned Connection::bits() const {
   if (!calls_.empty()) bits |= kHasCalls;
   if (!cancelled_.empty()) bits |= kHasCancelled;
   if (codec_.wants_close()) bits |= kWantsClose;
+  if (!unread_.empty()) bits |= kHasUnread;
+  if (read_on_) bits |= kReadOn;
   return bits;
 }
 
 unsigned Connection::receive(std::span<const std::byte> bytes) {
   const Loop::Step step(loop_);
   now_ = loop_.engine().clock().now();
-  codec_.receive(bytes, now_);
+  read_on_ = false;
+  if (unread_.empty()) bytes = bytes.subspan(read(bytes));
+  if (!bytes.empty()) keep_unread(bytes);
   return settle();
+}
+
+// How much of it this step is good for.
+std::size_t Connection::read(std::span<const std::byte> bytes) {
+  std::size_t done = 0;
+  while (true) {
+    const std::size_t size = std::min(kSlice, bytes.size() - done);
+    codec_.receive(bytes.subspan(done, size), now_);
+    done += size;
+    if (done == bytes.size()) return done;
+    // A backlog of many connections is bounded: beyond that a step may be long.
+    const bool room = loop_.unread_ + bytes.size() - done <= Loop::kMaxUnread;
+    const bool enough = calls_.size() >= kOwnerCalls || loop_.engine().clock().now() - now_ >= Loop::kStepTime;
+    if (enough && room && !codec_.wants_close()) return done;
+  }
+}
+
+void Connection::keep_unread(std::span<const std::byte> bytes) {
+  unread_.insert(unread_.end(), bytes.begin(), bytes.end());
+  loop_.unread_ += bytes.size();
+  ask_again();
+}
+
+void Connection::read_on() {
+  if (unread_.empty()) return;
+  now_ = loop_.engine().clock().now();
+  read_ += read(std::span<const std::byte>(unread_).subspan(read_));
+  if (read_ < unread_.size()) {
+    ask_again();
+    return;
+  }
+  loop_.unread_ -= unread_.size();
+  std::vector<std::byte>().swap(unread_);
+  read_ = 0;
+  read_on_ = true;
+  if (ended_) codec_.receive_eof(now_);
 }
 
 unsigned Connection::receive_eof() {
   const Loop::Step step(loop_);
   now_ = loop_.engine().clock().now();
-  codec_.receive_eof(now_);
+  ended_ = true;
+  if (unread_.empty()) codec_.receive_eof(now_);
   return settle();
 }
 
@@ -44,6 +87,7 @@ unsigned Connection::settle() {
 }
 
 void Connection::next_step() {
+  read_on();
   for (std::size_t i = 0; i < streams_.size(); ++i) streams_[i]->next_step();
 }
 
@@ -73,7 +117,14 @@ void Connection::take_output(std::vector<wire::OutputChunk>& chunks) {
   settle();
 }
 
-std::vector<OwnerCall> Connection::take_calls() { return std::exchange(calls_, {}); }
+std::vector<OwnerCall> Connection::take_calls() {
+  if (calls_.size() <= kOwnerCalls) return std::exchange(calls_, {});
+  const auto end = calls_.begin() + static_cast<std::ptrdiff_t>(kOwnerCalls);
+  std::vector<OwnerCall> first(std::make_move_iterator(calls_.begin()), std::make_move_iterator(end));
+  calls_.erase(calls_.begin(), end);
+  ask_again();
+  return first;
+}
 
 std::vector<std::int32_t> Connection::take_cancelled() { return std::exchange(cancelled_, {}); }
 

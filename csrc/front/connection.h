@@ -65,6 +65,7 @@ class Connection final : public Endpoint, private wire::CallHandler {
   void pause_writing();
   // Chunks to be written now; views stay valid as long as their block, other bytes until the next call of any method.
   void take_output(std::vector<wire::OutputChunk>& chunks);
+  // In order, as many as a step is good for; bits() say so when there are more.
   std::vector<OwnerCall> take_calls();
   std::vector<std::int32_t> take_cancelled();
 
@@ -84,6 +85,10 @@ class Connection final : public Endpoint, private wire::CallHandler {
     kOwnerStream
   };
   static constexpr std::size_t kOutputStep = std::size_t{1} << 20;
+  // What was read is looked at in slices, until a step has done enough: header fields, small calls and resets cost far
+  // more by the byte than the bodies that reads are made large for.
+  static constexpr std::size_t kSlice = std::size_t{16} << 10;
+  static constexpr std::size_t kOwnerCalls = 128;  // that the owner gets in a step
 
   void on_call(wire::Call& call) override;
   void on_message(wire::Call& call, wire::Message message) override;
@@ -111,6 +116,9 @@ class Connection final : public Endpoint, private wire::CallHandler {
   void on_timer(Nanos now) override { codec_.on_timer(now); }
   void next_step() override;
   void end_step() override;
+  std::size_t read(std::span<const std::byte> bytes);
+  void keep_unread(std::span<const std::byte> bytes);
+  void read_on();
   // The end of a step of this connection alone: what it has staged is submitted, its timer set. Returns bits().
   unsigned settle();
   void ask_again() { loop_.ask_again(*this); }
@@ -131,6 +139,10 @@ class Connection final : public Endpoint, private wire::CallHandler {
            std::size_t response_bytes, bool answered = true, const Asked* asked = nullptr);
 
   bool paused_ = false;
+  bool ended_ = false;             // the peer, behind what is unread
+  std::vector<std::byte> unread_;  // of the last read, for the steps that follow
+  std::size_t read_ = 0;           // of it
+  bool read_on_ = false;           // it is through, and the next read has not come
   std::vector<std::unique_ptr<InferStream>> streams_;
   std::vector<OwnerCall> calls_;
   std::vector<std::int32_t> cancelled_;

@@ -217,12 +217,7 @@ void Loop::drain(std::vector<Ready>& ready) {
     fetch_early(backlog_);
     complete(completion, touched_);
   }
-  for (const std::uint64_t id : std::exchange(asked_again_, {})) {
-    Endpoint* found = endpoint(id);
-    if (found == nullptr) continue;
-    found->next_step();
-    if (!std::exchange(found->touched_, true)) touched_.push_back(found);
-  }
+  go_on(now);
   if (backlog_ != nullptr) ring_.wake();
   flush();  // jobs that ended, and streams that were read on, may have staged tickets
   for (Endpoint* touched : touched_) {
@@ -230,6 +225,24 @@ void Loop::drain(std::vector<Ready>& ready) {
     touched->now_ = now;
     note(*touched, ready);
   }
+}
+
+void Loop::go_on(Nanos begun) {
+  std::vector<std::uint64_t> asked = std::exchange(asked_again_, {});
+  std::size_t done = 0;
+  while (done < asked.size()) {
+    Endpoint* found = endpoint(asked[done++]);
+    if (found == nullptr) continue;
+    found->next_step();
+    if (!std::exchange(found->touched_, true)) touched_.push_back(found);
+    if (engine_->clock().now() - begun >= kStepTime) break;
+  }
+  if (done == asked.size()) return;
+  // Those whose turn has not come go before those that have just asked.
+  asked.erase(asked.begin(), asked.begin() + static_cast<std::ptrdiff_t>(done));
+  asked.insert(asked.end(), asked_again_.begin(), asked_again_.end());
+  asked_again_ = std::move(asked);
+  ring_.wake();
 }
 
 void Loop::ask_again(const Endpoint& endpoint) {

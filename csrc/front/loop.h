@@ -44,7 +44,15 @@ struct LoopOptions {
 };
 
 // What a connection asks its owner to do.
-enum ReadyBits : unsigned { kHasOutput = 1, kHasCalls = 2, kHasCancelled = 4, kWantsClose = 8 };
+// kHasUnread: to read no more, until kReadOn comes.
+enum ReadyBits : unsigned {
+  kHasOutput = 1,
+  kHasCalls = 2,
+  kHasCancelled = 4,
+  kWantsClose = 8,
+  kHasUnread = 16,
+  kReadOn = 32
+};
 
 struct Ready {
   std::uint64_t token;
@@ -71,10 +79,13 @@ struct CatalogHold {
 
 class Loop {
  public:
-  static constexpr std::size_t kReadBytes = std::size_t{192} << 10;  // of small calls, what 5 ms are enough for
+  static constexpr std::size_t kReadBytes = std::size_t{256} << 10;
+  static constexpr std::size_t kMaxUnread = std::size_t{16} << 20;  // of all connections: see Connection::read()
   static constexpr std::size_t kMaxAccessEntries = 65536;
   static constexpr std::size_t kMaxTraces = 65536;
-  static constexpr int kCompletionsPerStep = 512;  // law 11: a step is short
+  // Law 11, a step is short: so many completions, and after so long no more of what can wait for the next.
+  static constexpr int kCompletionsPerStep = 256;
+  static constexpr Nanos kStepTime = 1500 * kMicrosecond;
 
   Loop(std::shared_ptr<Engine> engine, LoopOptions options);
   ~Loop();
@@ -145,6 +156,8 @@ class Loop {
 
   std::pair<std::uint64_t, Slot*> take_slot();
   std::uint64_t open(Slot& slot, std::unique_ptr<Endpoint> endpoint);
+  // next_step() for those that asked, until the step that has `begun` then has done enough.
+  void go_on(Nanos begun);
   // The endpoint has more to do than a step should: next_step() is called in the next one.
   void ask_again(const Endpoint& endpoint);
   bool is_method(const std::string& path) const { return methods_.contains(path); }
@@ -186,6 +199,7 @@ class Loop {
   std::uint64_t traces_dropped_ = 0;
   Nanos max_step_ = 0;
   StepWork work_;
+  std::size_t unread_ = 0;  // bytes that connections keep for their next step
   bool closed_ = false;
   std::uint64_t step_number_ = 0;
   HeaderForward grpc_headers_;

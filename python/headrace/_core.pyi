@@ -202,6 +202,8 @@ HAS_OUTPUT: Final[int]
 HAS_CALLS: Final[int]
 HAS_CANCELLED: Final[int]
 WANTS_CLOSE: Final[int]
+HAS_UNREAD: Final[int]  # to read no more, until READ_ON comes
+READ_ON: Final[int]
 
 # What a row of `Connection.take_calls` is: a unary call with its message; or of a call of many messages its start, one
 # of them, or that the client has sent its last.

@@ -13,7 +13,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from headrace.engine import CALL, HAS_CALLS, HAS_CANCELLED, HAS_OUTPUT, MESSAGE, OPEN, WANTS_CLOSE, LoopPort
+from headrace.engine import (
+    CALL,
+    HAS_CALLS,
+    HAS_CANCELLED,
+    HAS_OUTPUT,
+    HAS_UNREAD,
+    MESSAGE,
+    OPEN,
+    READ_ON,
+    WANTS_CLOSE,
+    LoopPort,
+)
 from headrace.errors import HeadraceError
 from headrace.farewell import Farewell
 from headrace.grpc_calls import Answerer, Stream
@@ -58,6 +69,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._lost = False
         self._ended = False  # our side is shut down, behind all that was written
         self._eof = False  # the peer has shut its side down
+        self._resting = False  # we read no more until the core is through with what there is
         self._linger: asyncio.TimerHandle | Farewell | None = None
         self._calls: dict[int, asyncio.Future[bytes] | concurrent.futures.Future[bytes]] = {}
         self._streams: dict[int, tuple[Stream, asyncio.Task[None]]] = {}
@@ -135,8 +147,19 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 stream = self._streams.pop(call_id, None)
                 if stream is not None:
                     stream[1].cancel()
+        if bits & (HAS_UNREAD | READ_ON):
+            self._rest(bool(bits & HAS_UNREAD))
         if bits & WANTS_CLOSE:
             self._close()
+
+    def _rest(self, resting: bool) -> None:
+        if resting == self._resting or self._transport is None or self._transport.is_closing():
+            return
+        self._resting = resting
+        if resting:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _write(self) -> bool:
         """True when the last that there will be is written, and the connection is to be closed."""
@@ -165,6 +188,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
             self._linger = self._port.loop.call_later(max(0.0, self._port.write_stall_seconds - waited), self.abort)
             return
         self._ended = True
+        self._rest(False)  # to see its end
         self._linger = Farewell(self._transport, self._port.loop, self._port.write_stall_seconds)
         if not self._eof and self._transport.can_write_eof():
             self._transport.write_eof()

@@ -137,6 +137,7 @@ def floods(server: ServerProcess) -> None:
                 hello(*(headers(n, INFER) + frame(RST_STREAM, n, bytes(4)) for n in range(1, 1800, 2))),
                 hello(frame(PING, payload=bytes(8)) * 900),
                 hello(*(headers(n, INFER, [(f"x-{m}", "v" * 90) for m in range(90)]) for n in range(1, 400, 2))),
+                hello(*(headers(n, INFER, [(f"{m:x}", "") for m in range(1500)]) for n in range(1, 200, 2))),
             ):
                 plug = connect(server.grpc)
                 plug.sendall(data)

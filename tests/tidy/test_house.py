@@ -28,6 +28,7 @@ NATIVE_SUITES = {
     "engine_unload",
     "grpc_pause",
     "infer_response",
+    "connection_steps",
     "infer_stream_ends",
     "ort_types",
     "pool_waste",
