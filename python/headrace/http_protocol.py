@@ -8,7 +8,7 @@ import concurrent.futures
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from headrace import grpc_web
@@ -30,12 +30,18 @@ __all__ = ["Call", "HttpProtocol"]
 log = logging.getLogger("headrace.http")
 
 _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's honest pipeline
+_NUMBERS = 1 << 32  # of requests, before they begin again
 _PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
 _UNAVAILABLE = 14
 _INFER, _BARE, _PREDICT, _WEB, _BARE_WEB = range(5)  # the forms of an inference, as the core numbers them
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Payload = bytes | list[bytes | memoryview]
+
+
+def _numbers(first: int, count: int) -> Iterable[int]:
+    """The numbers of `count` requests: the core's, which begin again."""
+    return range(first, first + count) if first + count < _NUMBERS else ((first + i) % _NUMBERS for i in range(count))
 
 
 class HttpProtocol(asyncio.BufferedProtocol):
@@ -119,7 +125,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         """Takes over what the core did by itself: which requests are open, and when something was heard last."""
         if (left := self._core.leave_short_way()) is not None:
             first, self._next, silent = left
-            self._waiting.extend(range(first, self._next))
+            self._waiting.extend(_numbers(first, (self._next - first) % _NUMBERS))
             self._last_byte = self._loop.time() - silent
 
     def _read(self, nbytes: int) -> None:
@@ -196,14 +202,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _started(self, count: int) -> int:
         """Gives the next `count` numbers to requests; returns the last."""
-        self._next += count
-        if count == 1:
-            self._waiting.append(self._next - 1)
-        else:
-            self._waiting.extend(range(self._next - count, self._next))
+        self._waiting.extend(_numbers(self._next, count))
+        self._next = (self._next + count) % _NUMBERS
         if len(self._waiting) >= _PAUSE_PIPELINED:
             self._rest()
-        return self._next - 1
+        return self._waiting[-1]
 
     def _expected(self) -> None:
         if not self._waiting and self._reader.version == "1.1":
@@ -396,7 +399,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if self._last >= 0 or self._lost:
             return
         # An inference whose body is only half here has its number already.
-        number = self._next - 1 if self._core.receiving_for is not None else self._started(1)
+        number = self._waiting[-1] if self._core.receiving_for is not None else self._started(1)
         self._last = number
         self._put(number, response.encode(head=False, extra=b"Connection: close\r\n"))
         self._write()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import headrace
+from headrace.http_protocol import HttpProtocol
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 READY = LIVE.replace(b"live", b"ready")
@@ -126,6 +127,27 @@ def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
         answers = [client.answer() for _ in range(6)]
         assert [status for status, _, _ in answers] == [200, 200, 200, 404, 200, 200]
         assert [values(answers[i][2])[0] for i in (0, 2, 4)] == [1, 2, 4]
+
+
+def test_numbers_of_requests_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that lasts for four thousand million requests."""
+    begin = HttpProtocol.__init__
+
+    def late(self: HttpProtocol, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        self._next = (1 << 32) - 5
+
+    monkeypatch.setattr(HttpProtocol, "__init__", late)
+    with connected(tmp_path) as client:
+        for value in range(3):  # by the core alone
+            client.send(infer(value))
+            assert json.loads(client.answer()[2])["outputs"][0]["data"] == [value] * 2
+        client.send(*(infer(value) + READY for value in range(20)), infer(20) * 4)
+        for value in range(20):
+            assert json.loads(client.answer()[2])["outputs"][0]["data"] == [value] * 2
+            assert json.loads(client.answer()[2]) == {"ready": True}
+        for _ in range(4):
+            assert json.loads(client.answer()[2])["outputs"][0]["data"] == [20, 20]
 
 
 def test_many_pipelined_inferences(tmp_path: Path) -> None:
