@@ -1,5 +1,5 @@
 """A ModelInfer, or a message of a ModelStreamInfer, makes no Python object of its own: the loop's thread sees as many
-Python events for 10 as for 1,000."""
+Python events in a step for 10 as for 1,000, and a step is for hundreds."""
 
 import collections
 import fcntl
@@ -22,7 +22,8 @@ from headrace.engine import LoopPort
 from headrace.grpc_server import GrpcProtocol
 
 SECONDS = 60.0
-ANSWERS_A_STEP = 512
+ANSWERS_A_STEP = 256
+BYTES_A_STEP = 16 << 10  # of a read, at the least: what takes long is looked at in several steps
 
 
 class GatheringPeer(Peer):
@@ -138,21 +139,16 @@ def test_ten_calls_and_a_thousand_make_the_same_python_events(server: headrace.S
     with GatheringPeer(f"127.0.0.1:{server.grpc_port}") as peer:
         assert peer.ask(LIVE, b"").code == 0
         assert peer.ask(INFER, infer("e", x=np.array([[7]], np.uint8))).code == 0
-        reads: list[Step] = []
         for calls in (10, 1000, 10, 1000):
             counted, answers = census(server, peer, unary, calls)
             assert [answer.code for answer in answers] == [0] * calls
             assert len({bytes(answer.body) for answer in answers}) == 1
-            read, *writes = counted.steps
-            reads.append(read)
-            # The loop takes 512 answers in one step, so as to be back soon for others; each step is like the other.
-            assert len(writes) == -(-calls // ANSWERS_A_STEP)
-            assert all(step == writes[0] for step in writes)
-            assert writes[0].total() < 50
+            read, *steps = counted.steps
+            assert len(steps) <= -(-calls // ANSWERS_A_STEP) + counted.reads[0] // BYTES_A_STEP
+            assert read.total() < 20
+            assert all(step.total() < 50 for step in steps)
             # What the peer has sent meanwhile (it says what it has read) is not part of the next count.
             assert peer.ask(LIVE, b"").code == 0
-        assert all(read == reads[0] for read in reads)
-        assert reads[0].total() < 10
 
 
 def test_ten_messages_of_a_stream_and_many_make_the_same_python_events(server: headrace.Server) -> None:
