@@ -38,6 +38,7 @@ log = logging.getLogger("headrace.grpc")
 
 _INTERNAL = 13
 _UNAVAILABLE = 14
+_WRITES_A_STEP = 2  # of a MiB: a kernel that takes more copies for milliseconds
 _MOST_OUTPUT = 1 << 20  # bytes of answers that wait before a call of many messages has to wait too
 
 
@@ -69,6 +70,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         self._lost = False
         self._ended = False  # our side is shut down, behind all that was written
         self._eof = False  # the peer has shut its side down
+        self._writes_on = False  # there is more to write, in the loop's next turn
         self._resting = False  # we read no more until the core is through with what there is
         self._linger: asyncio.TimerHandle | Farewell | None = None
         self._calls: dict[int, asyncio.Future[bytes] | concurrent.futures.Future[bytes]] = {}
@@ -149,7 +151,7 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                     stream[1].cancel()
         if bits & (HAS_UNREAD | READ_ON):
             self._rest(bool(bits & HAS_UNREAD))
-        if bits & WANTS_CLOSE:
+        if bits & WANTS_CLOSE and not self._writes_on:  # the last of what is to be written brings it again
             self._close()
 
     def _rest(self, resting: bool) -> None:
@@ -166,7 +168,9 @@ class GrpcProtocol(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None:
             return False
-        while not self._paused:
+        for _ in range(_WRITES_A_STEP):
+            if self._paused:
+                return False
             chunks = self._take_output()
             if not chunks:
                 return chunks is None
@@ -174,7 +178,14 @@ class GrpcProtocol(asyncio.BufferedProtocol):
                 transport.write(chunks[0])
             else:
                 transport.writelines(chunks)
+        if not self._writes_on:
+            self._writes_on = True
+            self._port.loop.call_soon(self._port.measured("write", self._write_on))
         return False
+
+    def _write_on(self) -> None:
+        self._writes_on = False
+        self.act(HAS_OUTPUT)
 
     def _close(self) -> None:
         if self._ended or self._transport is None:

@@ -161,6 +161,7 @@ class Rig:
             connect=lambda _door, _peer: (7, self.connection),
             disconnect=self.disconnected.append,
             arm=self._arm,
+            measured=lambda _kind, step: step,
         )
         answerer = Answerer(cast(Any, FakeService()), home or loop)
         self.protocol = GrpcProtocol(cast(Any, port), answerer, "peer:1", self.closed.append, refused=refused)

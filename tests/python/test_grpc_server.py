@@ -32,6 +32,20 @@ def test_a_read_goes_to_the_core_and_its_output_to_the_transport() -> None:
     run(work())
 
 
+def test_what_is_much_is_written_in_several_turns_and_the_end_comes_behind_it() -> None:
+    async def work() -> None:
+        rig = Rig()
+        rig.connection.outputs = [[b"one"], [b"two"], [b"three"], [b"four"], [b"five"], None]
+        rig.protocol.act(HAS_OUTPUT | WANTS_CLOSE)
+        assert rig.transport.written == [b"one", b"two"]
+        await asyncio.sleep(0)
+        assert rig.transport.written == [b"one", b"two", b"three", b"four"]
+        await asyncio.sleep(0)
+        assert rig.transport.written == [b"one", b"two", b"three", b"four", b"five", "eof"]
+
+    run(work())
+
+
 def test_a_transport_that_is_full_is_not_written_to() -> None:
     async def work() -> None:
         rig = Rig()
