@@ -47,9 +47,8 @@ std::span<const std::byte> bytes_of(std::string_view text) {
 class Server {
  public:
   Server() {
-    char folder[] = "/tmp/http_fuzz.XXXXXX";
-    HEADRACE_CHECK(::mkdtemp(folder) != nullptr);
-    folder_ = folder;
+    folder_ = (std::filesystem::temp_directory_path() / "http_fuzz.XXXXXX").string();
+    HEADRACE_CHECK(::mkdtemp(folder_.data()) != nullptr);
     EngineOptions options;
     options.lanes = 1;
     options.clock = &clock_;
