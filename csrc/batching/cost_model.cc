@@ -89,6 +89,11 @@ std::int64_t CostModel::best_rows(const CostKey& key, std::int64_t most) const {
   return found == nullptr ? most : std::min(found->best_rows(), most);
 }
 
+std::int64_t CostModel::most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const {
+  const CostCurve* found = curve(key);
+  return found == nullptr ? most : std::min(found->most_rows_within(time), most);
+}
+
 std::int64_t CostModel::trial(const CostKey& key, std::int64_t available) {
   const std::uint32_t index = find(key);
   return index == kNone ? 0 : slots_[index].curve->trial(available);

@@ -19,8 +19,9 @@ class PlacedHeap {
  public:
   bool empty() const { return slots_.empty(); }
   std::size_t size() const { return slots_.size(); }
-  Item* top() const { return slots_.front().item; }   // not when empty
-  Key top_key() const { return slots_.front().key; }  // not when empty
+  Item* top() const { return slots_.front().item; }             // not when empty
+  Key top_key() const { return slots_.front().key; }            // not when empty
+  Item* item(std::size_t at) const { return slots_[at].item; }  // in no order
   static bool holds(const Item* item) { return item->*Place != kNoPlace; }
   Key key(const Item* item) const { return slots_[item->*Place].key; }  // it must be inside
 

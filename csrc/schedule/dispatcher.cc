@@ -42,11 +42,13 @@ struct Dispatcher::Entry {
       : queue(std::move(name), std::move(policy)),
         max_lanes(most_lanes),
         delays(queue.policy().max_queue_delay > 0),
+        levels(queue.policy().priority_levels > 1),
         model(owner) {}
 
   Queue queue;
   int max_lanes;
   bool delays;  // a batch may wait for its queue delay
+  bool levels;  // a newcomer may go before all others
   void* model;
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
@@ -71,10 +73,11 @@ struct Lane {
 struct Dispatcher::Impl {
   std::vector<Lane> lanes;
   std::vector<std::unique_ptr<Entry>> entries;
-  // Models that a free lane may run now, by the age of the oldest ticket of their next batch.
-  PlacedHeap<Entry, std::uint64_t, &Entry::ready_place> ready;
+  // Models that a free lane may run now, by the first ticket of their next batch.
+  PlacedHeap<Entry, Turn, &Entry::ready_place> ready;
   // Models with a batch that waits for its queue delay, by the time when it is due. A model may be in both.
   PlacedHeap<Entry, Nanos, &Entry::timed_place> timed;
+  std::vector<Entry*> send_back;  // entries whose timeouts do
   DeadlineHeap deadlines;
   std::uint64_t next_sequence = 0;
   Nanos now = 0;  // the latest heard of
@@ -90,14 +93,14 @@ struct Dispatcher::Impl {
   // Something about the entry has changed: where does it stand? With a `now` that has since passed it may be filed as
   // waiting for a time that has come, which take() sees.
   void file(Entry* entry) {
-    std::uint64_t sequence = kNoSequence;
+    Turn turn;
     Nanos ripens = kNever;
     if (entry->lanes < entry->max_lanes && !entry->queue.empty()) {
-      sequence = entry->queue.oldest_due(now);
+      turn = entry->queue.next_turn(now);
       ripens = entry->queue.ripens();
     }
-    if (sequence != kNoSequence) {
-      ready.set(entry, sequence);
+    if (turn.sequence != kNoSequence) {
+      ready.set(entry, turn);
     } else {
       ready.remove(entry);
     }
@@ -134,7 +137,9 @@ Dispatcher::~Dispatcher() {
 Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model) {
   HEADRACE_CHECK(max_lanes > 0);
   impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model));
-  return impl_->entries.back().get();
+  Entry* entry = impl_->entries.back().get();
+  if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
+  return entry;
 }
 
 TicketChain Dispatcher::close(Entry* entry) {
@@ -142,7 +147,7 @@ TicketChain Dispatcher::close(Entry* entry) {
   TicketChain chain;
   for (Ticket* ticket = entry->queue.clear(); ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
-    ticket->queue_prev = ticket->queue_next = nullptr;
+    ticket->queue_next = nullptr;
     ticket->state = TicketState::kDone;
     ticket->status = Status(Code::kUnavailable, "model '" + entry->queue.model_name() + "' is being unloaded");
     impl_->deadlines.remove(ticket);
@@ -161,6 +166,7 @@ void Dispatcher::erase(Entry* entry) {
   const auto found =
       std::find_if(entries.begin(), entries.end(), [entry](const auto& each) { return each.get() == entry; });
   HEADRACE_CHECK(found != entries.end());
+  std::erase(impl_->send_back, entry);
   entries.erase(found);
 }
 
@@ -180,8 +186,9 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   ++impl_->next_sequence;
   ticket->model = entry;
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
-  // Where nothing waits for its delay, the youngest ticket does not change whose turn it is.
-  if (entry->delays || !impl_->ready.holds(entry)) impl_->file(entry);
+  // Where nothing waits for its delay, a ticket that is not the most urgent does not change whose turn it is.
+  const bool holds = impl_->ready.holds(entry);
+  if (entry->delays || entry->levels || !holds || ticket->order_when < impl_->ready.key(entry).when) impl_->file(entry);
   return status;
 }
 
@@ -196,6 +203,8 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   HEADRACE_CHECK(runner.entry == nullptr);
   impl_->now = std::max(impl_->now, now);
   while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
+  // A timeout may have changed whose turn it is in a model, and so among the models.
+  for (Entry* each : impl_->send_back) impl_->file(each);
   if (impl_->ready.empty()) {
     if (!impl_->timed.empty()) out.ask_again = impl_->timed.top_key();
     return;
@@ -205,7 +214,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   HEADRACE_CHECK(batch.first != nullptr);
   for (Ticket* ticket = batch.first; ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
-    ticket->queue_prev = ticket->queue_next = nullptr;
+    ticket->queue_next = nullptr;
     ticket->lane = static_cast<std::uint32_t>(lane);
     out.tickets.push_back(ticket);
     ticket = next;

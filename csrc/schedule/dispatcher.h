@@ -2,9 +2,9 @@
 // clock or I/O, so that tests/sim can drive it through millions of interleavings. Scheduler holds its one lock around
 // it.
 //
-// Fairness: a free lane takes from the model whose oldest ticket has waited longest among those that may run now (a
-// batch is due, and fewer than max_lanes lanes run the model). First come, first served over all models, so nothing
-// starves.
+// Fairness: a free lane takes from the model whose next ticket has the earliest target among those that may run now (a
+// batch is due, and fewer than max_lanes lanes run the model); one without a target has patience for kPatience. So it
+// is first come, first served over all models where there are no targets, and nothing starves where there are.
 //
 // A ticket that is cancelled, or whose deadline passes, is answered at once, queued or running. A running one keeps its
 // place in its batch (its rows are in it) under a second reference, which the lane gives up after release().

@@ -41,6 +41,7 @@ void World::give_work(Lane& lane) {
       request.lane = lane.index;
       lane.unsettled.push_back(request.id);
     }
+    reference_.took(lane.placement->reference);
     reference_.lane(lane.placement->reference, +1);
     go_on(lane, true);
   }
@@ -73,6 +74,10 @@ void World::check_batch(const Lane& lane, const Pick& pick) {
   if (pick.aged) REACHED(report_, batch_aged);
   if (pick.preferred) REACHED(report_, batch_preferred);
   if (pick.passed_old) REACHED(report_, batch_passed_old);
+  if (pick.by_target) REACHED(report_, passed_by_target);
+  if (pick.by_level) REACHED(report_, passed_by_level);
+  if (pick.was_put_off) REACHED(report_, passed_put_off);
+  if (pick.turn) REACHED(report_, turn_of_longest);
   std::set<int> shapes;
   for (const Request& request : requests_) {
     if (request.stage == Stage::kQueued && request.placement == placement->reference) shapes.insert(request.shape);

@@ -38,7 +38,8 @@ std::string_view name(Invariant invariant);
   X(innocent_saved) X(guilty_alone) X(wrong_row_count) X(pool_refused) X(unload_with_queue) \
   X(unload_with_running) X(unload_while_idle) X(loaded_again) X(zero_rows) X(runs_alone_by_config) \
   X(not_batched) X(strings) X(optional_absent) X(output_not_wanted) X(unaligned_input) X(answer_kept) \
-  X(many_shapes_waiting)
+  X(many_shapes_waiting) X(refused_full_level) X(passed_by_target) X(passed_by_level) X(passed_put_off) \
+  X(turn_of_longest)
 // clang-format on
 
 enum class State : std::uint8_t {

@@ -48,6 +48,24 @@ ModelPlan make_model(Random& random, int index) {
   }
   if (random.chance(25)) policy.max_queue_size = static_cast<std::size_t>(random.between(1, 12));
   if (random.chance(15)) policy.max_queue_bytes = static_cast<std::size_t>(random.between(64, 2048));
+  if (random.chance(25)) {
+    policy.priority_levels = static_cast<std::uint32_t>(random.between(1, 5));
+    policy.default_priority_level = static_cast<std::uint32_t>(random.between(1, policy.priority_levels));
+    for (std::uint32_t level = 1; level <= policy.priority_levels; ++level) {
+      if (random.chance(60)) continue;
+      QueuePolicy& queue = policy.level_queue[level];
+      if (random.chance(40)) queue.max_queue_size = static_cast<std::size_t>(random.between(1, 12));
+      if (random.chance(40)) queue.timeout_action = TimeoutAction::kDelay;
+      if (random.chance(50)) queue.default_timeout = random.between(20, 3000) * kMicrosecond;
+    }
+  } else if (random.chance(10)) {
+    policy.timeout_action = TimeoutAction::kDelay;
+    policy.default_timeout = random.between(20, 3000) * kMicrosecond;
+  }
+  // One that is sent to the back may make those before it a preferred size. That is seen when the queue is next looked
+  // at, which the reference does not say.
+  if (policy.delays_late() && policy.max_queue_delay > 0) policy.preferred_batch_sizes.clear();
+  if (random.chance(20)) policy.latency_objective = random.between(20, 3000) * kMicrosecond;
   plan.max_lanes = static_cast<int>(random.between(1, 3));
   plan.shapes = random.chance(40) ? 1 : static_cast<int>(random.between(2, random.chance(20) ? 60 : 5));
   plan.strings = random.chance(25);

@@ -66,6 +66,7 @@ struct Request {
   std::size_t bytes = 0;
   Guilt guilt = Guilt::kNone;
   Nanos deadline = kNever;
+  Nanos target = kNever;  // the earlier of its deadline and its model's objective
   Stage stage = Stage::kRefused;
   bool cancel_planned = false;
   bool cancelled = false;

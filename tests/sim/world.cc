@@ -121,9 +121,21 @@ void World::submit(int model) {
     request.deadline = clock_.time + (random_.chance(2) ? 0 : random_.between(1, scenario_.deadline));
   }
   ticket->deadline = request.deadline;
+  const BatchingPolicy& policy = placement->plan.policy;
+  if (policy.priority_levels > 0) ticket->priority = static_cast<std::uint32_t>(random_.between(0, 6));
+  const std::uint32_t level = policy.level_of(ticket->priority);
+  Nanos put_off = kNever;
+  if (policy.queue_of(level).timeout_action == TimeoutAction::kDelay) {
+    ticket->timeout = policy.timeout_of(level, kNever);
+    if (ticket->timeout != kNever) put_off = clock_.time + ticket->timeout;
+  }
+  request.target = request.deadline;
+  if (policy.latency_objective != kNever) {
+    request.target = std::min(request.target, clock_.time + policy.latency_objective);
+  }
   request.ticket = ticket.get();
 
-  const Reference::Room room = reference_.room(request.placement, request.bytes);
+  const Reference::Room room = reference_.room(request.placement, request.bytes, level);
   const Status status = hand_over(request, *placement);
   TRACE(report_, "request " + std::to_string(request.id) + " for " + placement->plan.name + ", " +
                      std::to_string(request.rows) + " rows, shape " + std::to_string(request.shape) + ": " +
@@ -135,7 +147,8 @@ void World::submit(int model) {
     request.stage = Stage::kQueued;
     ++unanswered_;
     if (request.deadline != kNever) deadlines_.emplace(request.deadline, request.id);
-    reference_.join(request.placement, {request.id, clock_.time, request.rows, request.shape, request.bytes});
+    reference_.join(request.placement, {request.id, clock_.time, request.rows, request.shape, request.bytes, level,
+                                        request.target, put_off});
     if (random_.chance(scenario_.cancel_percent)) {
       request.cancel_planned = true;
       at(clock_.time + random_.between(0, scenario_.cancel), Kind::kCancel, 0, request.id);
@@ -155,6 +168,7 @@ void World::submit(int model) {
     REQUIRE(report_, status.code() == Code::kResourceExhausted, kBounded, status.to_string());
     if (room == Reference::Room::kTooMany) REACHED(report_, refused_full_tickets);
     if (room == Reference::Room::kTooManyBytes) REACHED(report_, refused_full_bytes);
+    if (room == Reference::Room::kTooManyOfLevel) REACHED(report_, refused_full_level);
   }
 }
 
