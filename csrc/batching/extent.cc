@@ -11,7 +11,7 @@ namespace {
 // The most rows with which a batch that starts now meets the target; all where the ticket's batch is late as it is.
 std::int64_t rows_until(Nanos target, std::int64_t load, const ExtentRule& rule, Nanos now) {
   if (target == kNever || rule.costs == nullptr) return rule.max_rows;
-  const std::int64_t rows = target <= now ? 0 : rule.costs->most_rows_within(rule.key, target - now, rule.max_rows);
+  const std::int64_t rows = target <= now ? 0 : rule.costs->most_rows_within(rule.key, target - now - 1, rule.max_rows);
   return rows < load ? rule.max_rows : rows;
 }
 

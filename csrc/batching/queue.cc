@@ -10,6 +10,7 @@ namespace headrace {
 
 namespace {
 
+constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kAhead = 8;  // tickets whose lines take() fetches early: they lie in another core's cache
 
 std::size_t bytes_of(const Ticket& ticket) {
@@ -166,7 +167,7 @@ Queue::Queue(std::string model_name, BatchingPolicy policy)
   impl_->batched = policy_.dynamic_batching && policy_.max_batch_size > 0;
   if (!impl_->batched) return;
   impl_->delay = std::max<Nanos>(policy_.max_queue_delay, 0);
-  impl_->max_rows = impl_->full_rows = policy_.max_batch_size;
+  impl_->max_rows = impl_->full_rows = std::min(policy_.max_batch_size, kMostRows);
   for (const std::int64_t rows : policy_.preferred_batch_sizes) {
     if (rows > 0 && rows <= impl_->max_rows) impl_->preferred.push_back(rows);
   }
@@ -223,7 +224,7 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   if (policy_.latency_objective != kNever) {
     ticket->target = std::min(ticket->target, later(received, policy_.latency_objective));
   }
-  ticket->order_when = std::min(ticket->target, later(last_push_, kPatience));
+  ticket->order_when = std::min(ticket->target, later(last_push_, policy_.patience));
   if (ticket->target != kNever) ++targets_;
   if (impl_->delays && policy_.queue_of(level).timeout_action == TimeoutAction::kDelay && ticket->timeout != kNever) {
     impl_->timeouts.set(ticket, later(received, ticket->timeout));
@@ -233,7 +234,8 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
     group->oldest_queued = last_push_;
   }
   const std::int64_t load = impl_->load_of(*ticket);
-  group->line.insert({key_of(*ticket), ticket, ticket->target, load, std::max<std::int64_t>(ticket->rows, 1)});
+  const auto rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(ticket->rows, 1, kMostRows));
+  group->line.insert({key_of(*ticket), ticket, ticket->target, static_cast<std::int32_t>(load), rows});
   group->load += load;
   ++size_;
   bytes_ += bytes;
@@ -244,7 +246,8 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
       group->preferred_reached = true;
     }
   }
-  impl_->file(group, costs_);
+  // A group that is due stays so, and its turn changes only with its first ticket.
+  if (group->due_place == kNoPlace || group->line.front().ticket == ticket) impl_->file(group, costs_);
   return Status();
 }
 
@@ -285,6 +288,8 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
 
   const auto taken = line.slots().first(extent.tickets);
   batch.tickets = extent.tickets;
+  batch.key = rule.key;
+  batch.cost_rows = extent.rows;
   batch.first = taken.front().ticket;
   bool oldest_left = true;
   for (std::size_t i = 0; i < taken.size(); ++i) {
@@ -339,15 +344,15 @@ Nanos Queue::ripens() const {
 
 Nanos Queue::next_timeout(Nanos now) const { return impl_->due.empty() ? ripens() : now; }
 
+CostKey Queue::cost_key(const Ticket& ticket) const { return {0, ticket.group->hash}; }
+
 void Queue::append_groups(std::vector<WaitingGroup>& out) const {
-  for (std::size_t i = 0; i < impl_->due.size(); ++i) {
-    const ShapeGroup& group = *impl_->due.item(i);
-    out.push_back({group.line.slots(), 0, impl_->rule(group, costs_, 0), !group.ripe});
-  }
-  for (std::size_t i = 0; i < impl_->waiting.size(); ++i) {
-    const ShapeGroup& group = *impl_->waiting.item(i);
-    out.push_back({group.line.slots(), later(group.oldest_queued, impl_->delay), impl_->rule(group, costs_, 0), false});
-  }
+  const auto append = [&](const ShapeGroup& group, bool due) {
+    const Nanos ripens = later(group.oldest_queued, impl_->delay);
+    out.push_back({group.line.slots(), group.load, due, impl_->delay > 0, ripens, impl_->rule(group, costs_, 0)});
+  };
+  for (std::size_t i = 0; i < impl_->due.size(); ++i) append(*impl_->due.item(i), true);
+  for (std::size_t i = 0; i < impl_->waiting.size(); ++i) append(*impl_->waiting.item(i), false);
 }
 
 Ticket* Queue::clear() {

@@ -47,6 +47,8 @@ struct Batch {
   Ticket* first = nullptr;
   std::size_t tickets = 0;
   std::int64_t rows = 0;
+  CostKey key;                 // under which its run is counted
+  std::int64_t cost_rows = 0;  // and as how many rows
 };
 
 inline constexpr std::uint64_t kNoSequence = std::numeric_limits<std::uint64_t>::max();
@@ -58,12 +60,14 @@ struct Turn {
   auto operator<=>(const Turn&) const = default;
 };
 
-// Of one shape group: for a forecast.
+// One shape group, for a forecast.
 struct WaitingGroup {
   std::span<const Slot> slots;
-  Nanos due = 0;  // not before then, unless more tickets come
+  std::int64_t load = 0;
+  bool due = false;
+  bool delays = false;  // it may wait for mates
+  Nanos ripens = 0;     // and no longer than until then
   ExtentRule rule;
-  bool by_preference = false;
 };
 
 // How take() is to go about it.
@@ -109,6 +113,8 @@ class Queue {
   std::size_t size() const { return size_; }
   std::size_t bytes() const { return bytes_; }
   std::size_t targets() const { return targets_; }  // queued tickets that have one
+  // Under which the run of a queued ticket is counted, but for the lane's device.
+  CostKey cost_key(const Ticket& ticket) const;
   // All groups with tickets, in no order.
   void append_groups(std::vector<WaitingGroup>& out) const;
   const std::string& model_name() const { return model_name_; }

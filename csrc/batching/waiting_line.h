@@ -30,8 +30,8 @@ struct Slot {
   OrderKey key;
   Ticket* ticket = nullptr;
   Nanos target = kNever;  // when it should be answered
-  std::int64_t load = 1;  // rows as they fill a batch: 1 .. max_batch_size
-  std::int64_t rows = 1;  // as they cost time: 1 or more
+  std::int32_t load = 1;  // rows as they fill a batch: 1 .. max_batch_size
+  std::int32_t rows = 1;  // as they cost time: 1 or more
 };
 
 class WaitingLine {

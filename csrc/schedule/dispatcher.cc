@@ -5,8 +5,12 @@
 
 #include "base/check.h"
 #include "batching/heap.h"
+#include "schedule/forecast.h"
 
 namespace headrace {
+
+// Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
+constexpr Nanos kCostsFresh = kSecond;
 
 void TicketChain::append(Ticket* ticket) {
   ticket->next = nullptr;
@@ -38,18 +42,24 @@ void Dispatcher::Assignment::drop_gone() {
 }
 
 struct Dispatcher::Entry {
-  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner)
+  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner, Costs* known)
       : queue(std::move(name), std::move(policy)),
         max_lanes(most_lanes),
         delays(queue.policy().max_queue_delay > 0),
         levels(queue.policy().priority_levels > 1),
-        model(owner) {}
+        model(owner),
+        costs(known) {
+    queue.set_costs(known);
+  }
 
   Queue queue;
   int max_lanes;
   bool delays;  // a batch may wait for its queue delay
   bool levels;  // a newcomer may go before all others
   void* model;
+  Costs* costs;
+  int number = 0;           // in the forecast that is being made
+  std::size_t targets = 0;  // of its queue, as they were last counted
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
   bool closed = false;
@@ -60,7 +70,10 @@ struct Dispatcher::Entry {
 namespace {
 
 struct Lane {
+  std::uint32_t device = 0;
   Dispatcher::Entry* entry = nullptr;
+  Nanos end = 0;        // predicted, of its batch
+  double variance = 0;  // of that, with 99 of 100 runs as one deviation
   std::size_t unsettled = 0;
   std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
   Nanos started = 0;       // when it took its batch
@@ -82,8 +95,18 @@ struct Dispatcher::Impl {
   std::uint64_t next_sequence = 0;
   Nanos now = 0;  // the latest heard of
   int busy = 0;
+  Forecast forecast;
+  std::size_t targets = 0;              // queued tickets that have one
+  std::uint64_t promised_sequence = 0;  // all before it were found to be in time when it was theirs to join
 
   explicit Impl(int count) : lanes(static_cast<std::size_t>(count)) {}
+
+  void count_targets(Entry* entry) {
+    targets = targets - entry->targets + entry->queue.targets();
+    entry->targets = entry->queue.targets();
+  }
+  void begin_forecast();
+  TakeOptions keep_promises(int lane, Entry* entry);
 
   Lane& lane(int index) {
     HEADRACE_CHECK(index >= 0 && static_cast<std::size_t>(index) < lanes.size());
@@ -116,6 +139,7 @@ struct Dispatcher::Impl {
     if (ticket->state == TicketState::kQueued) {
       auto* entry = static_cast<Entry*>(ticket->model);
       entry->queue.remove(ticket);
+      count_targets(entry);
       ticket->state = TicketState::kDone;
       file(entry);
       return;
@@ -128,15 +152,61 @@ struct Dispatcher::Impl {
   }
 };
 
-Dispatcher::Dispatcher(int lanes) : impl_(std::make_unique<Impl>(std::max(lanes, 0))) { HEADRACE_CHECK(lanes > 0); }
+// What stands in the queues and runs on the lanes, as it is now.
+void Dispatcher::Impl::begin_forecast() {
+  forecast.begin(now);
+  for (const auto& entry : entries) {
+    entry->number = entry->queue.empty() && entry->lanes == 0
+                        ? -1
+                        : forecast.add_model(entry->queue, entry->lanes, entry->max_lanes);
+  }
+  for (const Lane& each : lanes) {
+    const bool idle = each.entry == nullptr;
+    forecast.add_lane(each.device, idle ? -1 : each.entry->number, idle ? now : each.end, idle ? 0 : each.variance);
+  }
+}
+
+// How large a batch the lane may take without making anybody late that would not be late otherwise.
+TakeOptions Dispatcher::Impl::keep_promises(int index, Entry* entry) {
+  TakeOptions options;
+  options.device = lane(index).device;
+  if (targets == 0) return options;
+  begin_forecast();
+  if (forecast.surely_in_time()) {
+    promised_sequence = next_sequence;
+    return options;
+  }
+  options.trials = false;
+  std::span<const Slot> slots;
+  const Extent all = entry->queue.next_extent(now, options, slots);
+  if (all.tickets <= 1) return options;
+  const auto late_with = [&](std::size_t tickets) {
+    begin_forecast();
+    forecast.take_first(index, entry->number, slots.data(), tickets);
+    return forecast.run().late;
+  };
+  const std::size_t late = late_with(all.tickets);
+  if (late == 0) return options;
+  // Tickets that joined since then came without a forecast: they had no target. Without them it was all in time.
+  std::size_t promised = 1;
+  while (promised < all.tickets && slots[promised].key.sequence < promised_sequence) ++promised;
+  if (promised < all.tickets && late_with(promised) < late) options.most_tickets = promised;
+  return options;
+}
+
+Dispatcher::Dispatcher(int lanes, const std::vector<std::uint32_t>& devices)
+    : impl_(std::make_unique<Impl>(std::max(lanes, 0))) {
+  HEADRACE_CHECK(lanes > 0 && (devices.empty() || devices.size() == impl_->lanes.size()));
+  for (std::size_t i = 0; i < devices.size(); ++i) impl_->lanes[i].device = devices[i];
+}
 
 Dispatcher::~Dispatcher() {
   for (const auto& entry : impl_->entries) HEADRACE_CHECK(idle(entry.get()));
 }
 
-Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model) {
+Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs) {
   HEADRACE_CHECK(max_lanes > 0);
-  impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model));
+  impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model, costs));
   Entry* entry = impl_->entries.back().get();
   if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
   return entry;
@@ -154,6 +224,7 @@ TicketChain Dispatcher::close(Entry* entry) {
     chain.append(ticket);
     ticket = next;
   }
+  impl_->count_targets(entry);
   impl_->file(entry);
   return chain;
 }
@@ -183,6 +254,13 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   }
   Status status = entry->queue.push(ticket, impl_->now, impl_->next_sequence);
   if (!status.ok()) return status;
+  if (ticket->target != kNever) {
+    impl_->count_targets(entry);
+    if (entry->costs != nullptr) {
+      status = refusal(entry, ticket);
+      if (!status.ok()) return status;
+    }
+  }
   ++impl_->next_sequence;
   ticket->model = entry;
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
@@ -190,6 +268,51 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   const bool holds = impl_->ready.holds(entry);
   if (entry->delays || entry->levels || !holds || ticket->order_when < impl_->ready.key(entry).when) impl_->file(entry);
   return status;
+}
+
+// Whether the ticket, which has just been pushed, can be promised its target; if not it is taken out again.
+Status Dispatcher::refusal(Entry* entry, Ticket* ticket) {
+  Impl& impl = *impl_;
+  const auto promise = [&impl] {
+    impl.promised_sequence = impl.next_sequence + 1;
+    return Status();
+  };
+  impl.begin_forecast();
+  if (impl.forecast.surely_in_time()) return promise();
+  const Forecast::Result with = impl.forecast.run(ticket);
+  if (with.late == 0) return promise();
+  const Nanos target = ticket->target;
+  const Nanos end = with.asked_end;
+  const std::size_t ahead = entry->queue.size() - 1;
+  if (with.asked_late && ahead == 0 && entry->lanes == 0) {
+    // Nothing of this model has run lately: perhaps what is known of it is no longer true, and nothing else would tell.
+    const CostEstimate cost = entry->costs->predict(entry->queue.cost_key(*ticket), ticket->rows);
+    if (cost.seen < impl.now && impl.now - cost.seen > kCostsFresh) return Status();
+  }
+  entry->queue.remove(ticket);
+  if (!with.asked_late) {
+    // It makes others late. Or would they be without it?
+    impl.begin_forecast();
+    if (impl.forecast.run().late >= with.late) {
+      HEADRACE_CHECK(entry->queue.push(ticket, impl.now, impl.next_sequence).ok());
+      return Status();
+    }
+  }
+  impl.count_targets(entry);
+  impl.file(entry);
+  ticket->state = TicketState::kNew;
+  ticket->time.queued = 0;
+  ticket->target = kNever;
+  const std::string& name = entry->queue.model_name();
+  const auto ms = [&impl](Nanos time) { return std::to_string(std::max<Nanos>(time - impl.now, 0) / kMillisecond); };
+  const bool objective = target != ticket->deadline;
+  return {Code::kDeadlineExceeded,
+          with.asked_late
+              ? "model '" + name + "' would answer in " + ms(end) + " ms, and the " +
+                    (objective ? "objective (latency_objective_ms) " : "deadline ") + "is in " + ms(target) +
+                    " ms: " + std::to_string(ahead) + " requests are ahead; allow more time, or retry later"
+              : "model '" + name + "' would miss deadlines that it has promised to keep, with " +
+                    std::to_string(ahead) + " requests in its queue; retry later"};
 }
 
 void Dispatcher::take(int lane, Nanos now, Assignment& out) {
@@ -210,8 +333,17 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
     return;
   }
   Entry* entry = impl_->ready.top();
-  const Batch batch = entry->queue.take(impl_->now);
+  const Batch batch = entry->queue.take(impl_->now, impl_->keep_promises(lane, entry));
   HEADRACE_CHECK(batch.first != nullptr);
+  impl_->count_targets(entry);
+  runner.end = impl_->now;
+  runner.variance = 0;
+  if (entry->costs != nullptr) {
+    const CostEstimate cost = entry->costs->predict(batch.key, batch.cost_rows);
+    const auto deviation = static_cast<double>(cost.high - cost.typical);
+    if (cost.sure) runner.end += cost.typical;
+    if (cost.sure) runner.variance = deviation * deviation;
+  }
   for (Ticket* ticket = batch.first; ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
     ticket->queue_next = nullptr;
@@ -229,6 +361,8 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   impl_->file(entry);
   out.entry = entry;
   out.rows = batch.rows;
+  out.cost_key = batch.key;
+  out.cost_rows = batch.cost_rows;
   out.interrupt = &*runner.interrupt;
 }
 
