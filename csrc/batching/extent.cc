@@ -8,11 +8,10 @@ namespace headrace {
 
 namespace {
 
-// The most rows with which a batch that starts now meets the target; all where the ticket's batch is late as it is.
-std::int64_t rows_until(Nanos target, std::int64_t load, const ExtentRule& rule, Nanos now) {
+// The most rows with which a batch that starts now meets the target.
+std::int64_t rows_until(Nanos target, const ExtentRule& rule, Nanos now) {
   if (target == kNever || rule.costs == nullptr) return rule.max_rows;
-  const std::int64_t rows = target <= now ? 0 : rule.costs->most_rows_within(rule.key, target - now - 1, rule.max_rows);
-  return rows < load ? rule.max_rows : rows;
+  return target <= now ? 0 : rule.costs->most_rows_within(rule.key, target - now - 1, rule.max_rows);
 }
 
 }  // namespace
@@ -27,22 +26,32 @@ Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos n
     cap = rule.costs->best_rows(rule.key, cap);
   }
   Nanos earliest = slots.front().target;
-  std::int64_t limit = std::min(cap, rows_until(earliest, extent.load, rule, now));
+  std::int64_t limit = rows_until(earliest, rule, now);
+  if (limit < extent.load) {
+    earliest = kNever;  // late whatever is done
+    limit = cap;
+  }
+  limit = std::min(cap, limit);
   const auto prefers = [&rule](std::int64_t rows) {
     return rule.preferred != nullptr && std::binary_search(rule.preferred->begin(), rule.preferred->end(), rows);
   };
   Extent preferred = prefers(extent.load) ? extent : Extent();
-  const std::size_t most = std::min(slots.size(), rule.most_tickets);
-  while (extent.tickets < most) {
+  while (extent.tickets < slots.size()) {
     const Slot& slot = slots[extent.tickets];
     if (slot.load > limit - extent.load) break;
+    if (slot.target == kNever && slot.key.sequence >= rule.joins_before) break;
+    if (slot.target < earliest) {
+      // It would be late in this batch: then it waits for the next, unless it is late whatever is done.
+      const std::int64_t own_limit = rows_until(slot.target, rule, now);
+      if (own_limit < extent.load + slot.load && own_limit >= slot.load) break;
+      if (own_limit >= slot.load) {
+        earliest = slot.target;
+        limit = std::min(limit, own_limit);
+      }
+    }
     extent.load += slot.load;
     extent.rows += slot.rows;
     ++extent.tickets;
-    if (slot.target < earliest) {
-      earliest = slot.target;
-      limit = std::min(limit, rows_until(earliest, extent.load, rule, now));
-    }
     if (prefers(extent.load)) preferred = extent;
   }
   return preferred.tickets > 0 ? preferred : extent;

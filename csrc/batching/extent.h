@@ -20,7 +20,8 @@ struct ExtentRule {
   const Costs* costs = nullptr;                          // null: nothing is known of time
   CostKey key;
   std::int64_t trial_rows = 0;  // of so many rows the batch is to be, if whole tickets reach as far; 0: no trial
-  std::size_t most_tickets = static_cast<std::size_t>(-1);
+  // One without a target that came later closes the batch: it may start one, and join none.
+  std::uint64_t joins_before = static_cast<std::uint64_t>(-1);
 };
 
 struct Extent {

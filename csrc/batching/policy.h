@@ -35,7 +35,7 @@ struct BatchingPolicy {
   Nanos default_timeout = kNever;                        // of a request, from its last byte on
   bool allow_timeout_override = false;                   // a request's own timeout may shorten it
   TimeoutAction timeout_action = TimeoutAction::kReject;
-  Nanos patience = kPatience;
+  Nanos patience = kPatience;                        // one for all models, or who comes later may go first
   Nanos latency_objective = kNever;                  // from a request's last byte to its answer
   std::uint32_t priority_levels = 0;                 // level 1 goes first; 0: no levels
   std::uint32_t default_priority_level = 0;          // of requests that name none, or one that there is not

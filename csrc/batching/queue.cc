@@ -246,8 +246,10 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
       group->preferred_reached = true;
     }
   }
-  // A group that is due stays so, and its turn changes only with its first ticket.
-  if (group->due_place == kNoPlace || group->line.front().ticket == ticket) impl_->file(group, costs_);
+  // Where nothing waits for its delay, a group that is due stays so, and its turn changes only with its first ticket.
+  if (impl_->delay != 0 || group->due_place == kNoPlace || group->line.front().ticket == ticket) {
+    impl_->file(group, costs_);
+  }
   return Status();
 }
 
@@ -280,7 +282,7 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
 
   ExtentRule rule = impl_->rule(*group, costs_, options.device);
   if (!impl_->by_preference(*group, now)) rule.preferred = nullptr;
-  rule.most_tickets = options.most_tickets;
+  rule.joins_before = options.joins_before;
   if (costs_ != nullptr && impl_->batched && options.trials && rule.preferred == nullptr) {
     rule.trial_rows = costs_->trial(rule.key, std::min(group->load, impl_->max_rows));
   }
@@ -331,7 +333,7 @@ Extent Queue::next_extent(Nanos now, const TakeOptions& options, std::span<const
   if (group == nullptr || first != 0) return {};
   ExtentRule rule = impl_->rule(*group, costs_, options.device);
   if (!impl_->by_preference(*group, now)) rule.preferred = nullptr;
-  rule.most_tickets = options.most_tickets;
+  rule.joins_before = options.joins_before;
   slots = group->line.slots();
   return batch_extent(slots, rule, now);
 }

@@ -72,9 +72,9 @@ struct WaitingGroup {
 
 // How take() is to go about it.
 struct TakeOptions {
-  std::uint32_t device = 0;                                 // of the lane that takes
-  std::size_t most_tickets = static_cast<std::size_t>(-1);  // not more than so many
-  bool trials = true;                                       // a size that is little known may be tried
+  std::uint32_t device = 0;                  // of the lane that takes
+  std::uint64_t joins_before = kNoSequence;  // ExtentRule's
+  bool trials = true;                        // a size that is little known may be tried
 };
 
 class Queue {

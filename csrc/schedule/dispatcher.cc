@@ -96,17 +96,18 @@ struct Dispatcher::Impl {
   Nanos now = 0;  // the latest heard of
   int busy = 0;
   Forecast forecast;
-  std::size_t targets = 0;              // queued tickets that have one
-  std::uint64_t promised_sequence = 0;  // all before it were found to be in time when it was theirs to join
+  std::size_t targets = 0;              // queued tickets that have one, of models whose costs are known
+  std::uint64_t promised_sequence = 0;  // what came before may join batches, and all with a target is in time
 
   explicit Impl(int count) : lanes(static_cast<std::size_t>(count)) {}
 
   void count_targets(Entry* entry) {
+    if (entry->costs == nullptr) return;  // nothing can be promised
     targets = targets - entry->targets + entry->queue.targets();
     entry->targets = entry->queue.targets();
   }
   void begin_forecast();
-  TakeOptions keep_promises(int lane, Entry* entry);
+  TakeOptions keep_promises(int lane, Entry* entry, Nanos& hold_until);
 
   Lane& lane(int index) {
     HEADRACE_CHECK(index >= 0 && static_cast<std::size_t>(index) < lanes.size());
@@ -166,8 +167,9 @@ void Dispatcher::Impl::begin_forecast() {
   }
 }
 
-// How large a batch the lane may take without making anybody late that would not be late otherwise.
-TakeOptions Dispatcher::Impl::keep_promises(int index, Entry* entry) {
+// How large a batch the lane may take without making anybody late that would not be late otherwise. hold_until is set
+// where it should take none: where another lane will be free before the one that only it can keep its promise to.
+TakeOptions Dispatcher::Impl::keep_promises(int index, Entry* entry, Nanos& hold_until) {
   TakeOptions options;
   options.device = lane(index).device;
   if (targets == 0) return options;
@@ -177,20 +179,32 @@ TakeOptions Dispatcher::Impl::keep_promises(int index, Entry* entry) {
     return options;
   }
   options.trials = false;
-  std::span<const Slot> slots;
-  const Extent all = entry->queue.next_extent(now, options, slots);
-  if (all.tickets <= 1) return options;
-  const auto late_with = [&](std::size_t tickets) {
+  // The batch that these options make, and after it batches that these tickets may join.
+  const auto try_with = [&](std::uint64_t takes_before, std::uint64_t joins_before) {
+    TakeOptions tried = options;
+    tried.joins_before = takes_before;
+    std::span<const Slot> slots;
+    const Extent extent = entry->queue.next_extent(now, tried, slots);
+    if (extent.tickets == 0) return std::size_t{0};  // the turn of what has waited longest: it is not put off
     begin_forecast();
-    forecast.take_first(index, entry->number, slots.data(), tickets);
-    return forecast.run().late;
+    forecast.take_first(index, entry->number, slots.data(), extent.tickets);
+    return forecast.run(joins_before).late;
   };
-  const std::size_t late = late_with(all.tickets);
+  if (try_with(kNoSequence, kNoSequence) == 0) {
+    promised_sequence = next_sequence;
+    return options;
+  }
+  // What came since the last promise without a target of its own may have to wait for a batch of its own.
+  std::size_t late = try_with(kNoSequence, promised_sequence);
   if (late == 0) return options;
-  // Tickets that joined since then came without a forecast: they had no target. Without them it was all in time.
-  std::size_t promised = 1;
-  while (promised < all.tickets && slots[promised].key.sequence < promised_sequence) ++promised;
-  if (promised < all.tickets && late_with(promised) < late) options.most_tickets = promised;
+  if (const std::size_t fewer = try_with(promised_sequence, promised_sequence); fewer < late) {
+    options.joins_before = promised_sequence;
+    late = fewer;
+  }
+  if (late == 0 || busy == 0) return options;
+  begin_forecast();
+  const Nanos until = forecast.hold(index);
+  if (until != kNever && forecast.run(promised_sequence).late < late) hold_until = until;
   return options;
 }
 
@@ -273,14 +287,19 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
 // Whether the ticket, which has just been pushed, can be promised its target; if not it is taken out again.
 Status Dispatcher::refusal(Entry* entry, Ticket* ticket) {
   Impl& impl = *impl_;
-  const auto promise = [&impl] {
+  impl.begin_forecast();
+  bool in_time = impl.forecast.surely_in_time();
+  if (!in_time) in_time = impl.forecast.run(kNoSequence, ticket).late == 0;
+  if (in_time) {
     impl.promised_sequence = impl.next_sequence + 1;
     return Status();
+  }
+  const auto forecast = [&impl](const Ticket* asked) {
+    impl.begin_forecast();
+    return impl.forecast.run(impl.promised_sequence, asked);
   };
-  impl.begin_forecast();
-  if (impl.forecast.surely_in_time()) return promise();
-  const Forecast::Result with = impl.forecast.run(ticket);
-  if (with.late == 0) return promise();
+  const Forecast::Result with = forecast(ticket);
+  if (with.late == 0) return Status();
   const Nanos target = ticket->target;
   const Nanos end = with.asked_end;
   const std::size_t ahead = entry->queue.size() - 1;
@@ -292,8 +311,7 @@ Status Dispatcher::refusal(Entry* entry, Ticket* ticket) {
   entry->queue.remove(ticket);
   if (!with.asked_late) {
     // It makes others late. Or would they be without it?
-    impl.begin_forecast();
-    if (impl.forecast.run().late >= with.late) {
+    if (forecast(nullptr).late >= with.late) {
       HEADRACE_CHECK(entry->queue.push(ticket, impl.now, impl.next_sequence).ok());
       return Status();
     }
@@ -333,7 +351,13 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
     return;
   }
   Entry* entry = impl_->ready.top();
-  const Batch batch = entry->queue.take(impl_->now, impl_->keep_promises(lane, entry));
+  Nanos hold_until = kNever;
+  const TakeOptions options = impl_->keep_promises(lane, entry, hold_until);
+  if (hold_until != kNever) {
+    out.ask_again = impl_->timed.empty() ? hold_until : std::min(hold_until, impl_->timed.top_key());
+    return;
+  }
+  const Batch batch = entry->queue.take(impl_->now, options);
   HEADRACE_CHECK(batch.first != nullptr);
   impl_->count_targets(entry);
   runner.end = impl_->now;

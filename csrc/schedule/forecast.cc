@@ -13,13 +13,18 @@ void Forecast::begin(Nanos now) {
   lanes_.clear();
   groups_.clear();
   targets_left_ = 0;
+  forced_ = {};
 }
 
 int Forecast::add_model(const Queue& queue, int lanes, int max_lanes) {
   waiting_.clear();
   queue.append_groups(waiting_);
   const std::size_t begin = groups_.size();
-  for (const WaitingGroup& each : waiting_) groups_.push_back({each, 0});
+  for (const WaitingGroup& each : waiting_) {
+    const auto has_target = [](const Slot& slot) { return slot.target != kNever; };
+    const auto targets = queue.targets() == 0 ? 0 : std::count_if(each.slots.begin(), each.slots.end(), has_target);
+    groups_.push_back({each, 0, static_cast<std::size_t>(targets)});
+  }
   models_.push_back({lanes, max_lanes, begin, groups_.size(), queue.targets(), queue.policy().priority_levels > 1});
   targets_left_ += queue.targets();
   return static_cast<int>(models_.size()) - 1;
@@ -33,11 +38,16 @@ void Forecast::take_first(int lane, int model, const Slot* line, std::size_t tic
   const Model& taken = models_[static_cast<std::size_t>(model)];
   for (std::size_t i = taken.groups_begin; i < taken.groups_end; ++i) {
     if (groups_[i].waiting.slots.data() != line) continue;
-    Result result;
-    start(lanes_[static_cast<std::size_t>(lane)], model, groups_[i], tickets, now_, nullptr, result);
+    start(lanes_[static_cast<std::size_t>(lane)], model, groups_[i], tickets, now_, nullptr, forced_);
     return;
   }
   HEADRACE_CHECK(false && "the model has no such group");
+}
+
+Nanos Forecast::hold(int lane) {
+  const Nanos until = next_event(now_);
+  if (until != kNever) lanes_[static_cast<std::size_t>(lane)].free = until;
+  return until;
 }
 
 bool Forecast::surely_in_time() const {
@@ -56,16 +66,22 @@ bool Forecast::surely_in_time() const {
       first = std::min(first, waiting.slots.front().key.when);
       if (!waiting.due) total += static_cast<double>(std::max<Nanos>(waiting.ripens - now_, 0));
       if (waiting.rule.costs == nullptr) continue;
-      ExtentRule rule = waiting.rule;
-      Nanos dearest = 0;
-      const std::int64_t most = rule.costs->best_rows(rule.key, rule.max_rows);
-      for (const Lane& lane : lanes_) {
-        rule.key.device = lane.device;
-        dearest = std::max(dearest, rule.costs->predict(rule.key, rule.batched ? rule.max_rows : 1).high);
+      const ExtentRule& rule = waiting.rule;
+      std::int64_t rows = rule.max_rows;
+      auto batches = static_cast<std::int64_t>(waiting.slots.size());
+      if (rule.batched && rule.preferred == nullptr) {
+        // Strictly in order, two batches that follow each other have more rows than fit into one; and there may be
+        // a trial.
+        std::int64_t most = rule.max_rows;
+        for (const Lane& lane : lanes_) most = rule.costs->best_rows({lane.device, rule.key.shape}, most);
+        batches = 2 * waiting.load / std::max<std::int64_t>(most, 1) + 2;
+      } else {
+        for (const Slot& slot : waiting.slots) rows = std::max<std::int64_t>(rows, slot.rows);
       }
-      // Strictly in order, two batches that follow each other have more rows than fit into one.
-      const std::int64_t batches = rule.batched ? 2 * waiting.load / std::max<std::int64_t>(most, 1) + 1
-                                                : static_cast<std::int64_t>(waiting.slots.size());
+      Nanos dearest = 0;
+      for (const Lane& lane : lanes_) {
+        dearest = std::max(dearest, rule.costs->predict({lane.device, rule.key.shape}, rows).high);
+      }
       total += static_cast<double>(batches) * static_cast<double>(dearest);
     }
   }
@@ -73,7 +89,7 @@ bool Forecast::surely_in_time() const {
 }
 
 // What a lane that is free at `now` gets.
-Forecast::Group* Forecast::next(Nanos now, int& chosen) {
+Forecast::Group* Forecast::next(Nanos now, std::uint64_t joins_before, int& chosen) {
   Group* best = nullptr;
   for (std::size_t m = 0; m < models_.size(); ++m) {
     const Model& model = models_[m];
@@ -90,7 +106,15 @@ Forecast::Group* Forecast::next(Nanos now, int& chosen) {
     best = first;
     chosen = static_cast<int>(m);
   }
-  return best;
+  if (best == nullptr || best->targets > 0 || best->key().sequence < joins_before) return best;
+  return overtakes(*best) ? nullptr : best;
+}
+
+bool Forecast::overtakes(const Group& group) const {
+  const OrderKey& key = group.key();
+  return std::any_of(groups_.begin(), groups_.end(), [&key](const Group& other) {
+    return other.targets > 0 && Turn{other.key().when, other.key().sequence} < Turn{key.when, key.sequence};
+  });
 }
 
 void Forecast::release(Nanos now) {
@@ -132,6 +156,7 @@ void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, N
     if (slot.ticket == asked) result.asked_end = end;
     if (slot.target == kNever) continue;
     --targets_left_;
+    --group.targets;
     if (end < slot.target) continue;
     ++result.late;
     if (slot.ticket == asked) result.asked_late = true;
@@ -139,15 +164,15 @@ void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, N
   group.taken += tickets;
 }
 
-Forecast::Result Forecast::run(const Ticket* asked) {
-  Result result;
+Forecast::Result Forecast::run(std::uint64_t joins_before, const Ticket* asked) {
+  Result result = forced_;
   while (targets_left_ > 0) {
     Lane& lane =
         *std::min_element(lanes_.begin(), lanes_.end(), [](const Lane& a, const Lane& b) { return a.free < b.free; });
     const Nanos now = lane.free;
     release(now);
     int model = -1;
-    Group* group = next(now, model);
+    Group* group = next(now, joins_before, model);
     if (group == nullptr) {
       lane.free = next_event(now);
       if (lane.free == kNever) break;
@@ -155,6 +180,7 @@ Forecast::Result Forecast::run(const Ticket* asked) {
     }
     ExtentRule rule = group->waiting.rule;
     rule.key.device = lane.device;
+    rule.joins_before = joins_before;
     if (group->waiting.delays && group->waiting.ripens <= now) rule.preferred = nullptr;
     const Extent extent = batch_extent(group->waiting.slots.subspan(group->taken), rule, now);
     start(lane, model, *group, extent.tickets, now, asked, result);

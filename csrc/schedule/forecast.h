@@ -37,9 +37,14 @@ class Forecast {
   // Before all others the lane takes the first `tickets` of the model's group with this line.
   void take_first(int lane, int model, const Slot* line, std::size_t tickets);
 
+  // Or it takes nothing until the next lane is free; when that is (kNever: no other lane is busy, and it may take).
+  Nanos hold(int lane);
+
   // Cheap and on the safe side: all of it, one after the other on one lane, is through before anybody is late.
   bool surely_in_time() const;
-  Result run(const Ticket* asked = nullptr);
+  // joins_before: ExtentRule's, of every batch. What came later without a target does not overtake either: no lane
+  // takes it while one with a target stands before it whose model has all the lanes that it may have.
+  Result run(std::uint64_t joins_before, const Ticket* asked = nullptr);
 
  private:
   struct Model {
@@ -59,11 +64,13 @@ class Forecast {
   struct Group {
     WaitingGroup waiting;
     std::size_t taken = 0;
+    std::size_t targets = 0;  // of those that are left
     bool empty() const { return taken == waiting.slots.size(); }
     const OrderKey& key() const { return waiting.slots[taken].key; }
   };
 
-  Group* next(Nanos now, int& model);
+  Group* next(Nanos now, std::uint64_t joins_before, int& model);
+  bool overtakes(const Group& group) const;
   Nanos next_event(Nanos now) const;
   void release(Nanos now);
   void start(Lane& lane, int model, Group& group, std::size_t tickets, Nanos now, const Ticket* asked, Result& result);
@@ -74,6 +81,7 @@ class Forecast {
   std::vector<Group> groups_;
   std::vector<WaitingGroup> waiting_;
   std::size_t targets_left_ = 0;
+  Result forced_;  // of take_first
 };
 
 }  // namespace headrace

@@ -59,8 +59,8 @@ bool Reference::before(const Waiting& a, const Waiting& b, Nanos now) {
   const bool a_off = a.put_off <= now;
   const bool b_off = b.put_off <= now;
   if (a_off != b_off) return b_off;
-  const Nanos a_when = std::min(a.target, a.since + kPatience);
-  const Nanos b_when = std::min(b.target, b.since + kPatience);
+  const Nanos a_when = std::min(a.target, a.since + a.patience);
+  const Nanos b_when = std::min(b.target, b.since + b.patience);
   return a_when != b_when ? a_when < b_when : a.id < b.id;
 }
 
@@ -156,8 +156,8 @@ Pick Reference::next(Nanos now) const {
     }
     // Among the models.
     const Waiting& first = chosen.front();
-    const Nanos when = std::min(first.target, first.since + kPatience);
-    const Nanos best_when = std::min(best_first.target, best_first.since + kPatience);
+    const Nanos when = std::min(first.target, first.since + first.patience);
+    const Nanos best_when = std::min(best_first.target, best_first.since + best_first.patience);
     if (best.model >= 0 && (best_when != when ? best_when < when : best.ids.front() < first.id)) continue;
     best = batch(model, chosen, now);
     best.model = static_cast<int>(i);
@@ -169,6 +169,16 @@ Pick Reference::next(Nanos now) const {
     best_first = first;
   }
   return best;
+}
+
+bool Reference::could_run(int index, std::uint64_t id, Nanos now) const {
+  const Model& model = models_[static_cast<std::size_t>(index)];
+  if (model.lanes >= model.max_lanes) return false;
+  for (const Group& group : groups(model, now)) {
+    const bool in = std::any_of(group.begin(), group.end(), [id](const Waiting& each) { return each.id == id; });
+    if (in) return due(model, group, now);
+  }
+  return false;
 }
 
 Nanos Reference::next_time(Nanos now) const {

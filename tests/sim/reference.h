@@ -18,6 +18,7 @@ struct Waiting {
   std::size_t bytes = 0;
   std::uint32_t level = 0;
   Nanos target = kNever;
+  Nanos patience = kPatience;
   Nanos put_off = kNever;  // when a timeout sends it behind its level's others
 };
 
@@ -47,9 +48,10 @@ class Reference {
   void took(int model);                     // a batch of it
   void lane(int model, int change) { models_[static_cast<std::size_t>(model)].lanes += change; }
 
-  Pick next(Nanos now) const;        // what a free lane has to get
-  Nanos next_time(Nanos now) const;  // when nothing is due: when something will be
-  bool capped(Nanos now) const;      // a model has a batch due and all the lanes it may have
+  Pick next(Nanos now) const;                                    // what a free lane has to get
+  Nanos next_time(Nanos now) const;                              // when nothing is due: when something will be
+  bool could_run(int model, std::uint64_t id, Nanos now) const;  // a free lane may take the batch that it is in
+  bool capped(Nanos now) const;  // a model has a batch due and all the lanes it may have
   std::size_t waiting(int model) const { return models_[static_cast<std::size_t>(model)].waiting.size(); }
   std::size_t bytes(int model) const;
 
