@@ -31,7 +31,7 @@ class PlacedHeap {
       HEADRACE_CHECK(slots_.size() < kNoPlace);
       slots_.push_back({key, item});
       item->*Place = static_cast<std::uint32_t>(slots_.size() - 1);
-      sift_up(slots_.size() - 1);
+      if (slots_.size() > 1) sift_up(slots_.size() - 1);
       return;
     }
     const std::size_t index = item->*Place;
@@ -51,9 +51,12 @@ class PlacedHeap {
     const std::size_t index = item->*Place;
     HEADRACE_CHECK(index < slots_.size() && slots_[index].item == item);
     item->*Place = kNoPlace;
+    if (index + 1 == slots_.size()) {
+      slots_.pop_back();
+      return;
+    }
     const Slot last = slots_.back();
     slots_.pop_back();
-    if (index == slots_.size()) return;
     const Key before = slots_[index].key;
     slots_[index] = last;
     last.item->*Place = static_cast<std::uint32_t>(index);

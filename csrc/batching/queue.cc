@@ -202,7 +202,7 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   const std::size_t bytes = bytes_of(*ticket);
   if (size_ >= policy_.max_queue_size) return full(bytes);
   if (size_ > 0 && (bytes_ > policy_.max_queue_bytes || bytes > policy_.max_queue_bytes - bytes_)) return full(bytes);
-  const std::uint32_t level = policy_.level_of(ticket->priority);
+  const std::uint32_t level = policy_.priority_levels == 0 ? 0 : policy_.level_of(ticket->priority);
   if (!impl_->bounds.empty()) {
     if (LevelBound* bound = impl_->bound_of(level); bound != nullptr) {
       if (bound->queued >= bound->most) return level_full(level, bound->most);

@@ -138,7 +138,8 @@ void ShapeGroups::leave_idle(ShapeGroup* group) {
 }
 
 void ShapeGroups::retire(ShapeGroup* group) {
-  group->line.shrink();
+  // A crowd's memory is kept for the next crowd, by the shape that was used last.
+  if (idle_last_ != nullptr) idle_last_->line.shrink();
   group->idle_prev = idle_last_;
   (idle_last_ != nullptr ? idle_last_->idle_next : idle_first_) = group;
   idle_last_ = group;

@@ -45,20 +45,21 @@ class WaitingLine {
   const Slot& operator[](std::size_t index) const { return slots_[begin_ + index]; }
   std::span<const Slot> slots() const { return std::span(slots_).subspan(begin_); }
 
-  void insert(const Slot& slot) {
-    if (begin_ > 0 && slots_.size() == slots_.capacity() && begin_ >= slots_.size() / 2) compact();
+  [[gnu::always_inline]] void insert(const Slot& slot) {
+    if (slots_.size() == slots_.capacity() && begin_ > 0 && begin_ >= slots_.size() / 2) compact();
     if (empty() || slots_.back().key < slot.key) {
-      slots_.push_back(slot);
+      // Member by member: to load what was just stored in parts as a whole would cost more than all the rest.
+      Slot& last = slots_.emplace_back();
+      last.key.level = slot.key.level;
+      last.key.when = slot.key.when;
+      last.key.sequence = slot.key.sequence;
+      last.ticket = slot.ticket;
+      last.target = slot.target;
+      last.load = slot.load;
+      last.rows = slot.rows;
       return;
     }
-    const std::size_t at = place(slot.key);
-    if (begin_ > 0 && at < size() / 2) {
-      std::move(iterator(0), iterator(at), iterator(0) - 1);
-      --begin_;
-      slots_[begin_ + at] = slot;
-    } else {
-      slots_.insert(iterator(at), slot);
-    }
+    insert_before_the_end(slot);
   }
   // The ticket with this key; it must be there.
   const Slot& at(const OrderKey& key) const {
@@ -87,12 +88,23 @@ class WaitingLine {
     slots_.clear();
     begin_ = 0;
   }
+  std::size_t capacity() const { return slots_.capacity(); }
   // Gives memory back that was grown for a crowd.
   void shrink() {
     if (slots_.capacity() > kMaxIdle) slots_ = std::vector<Slot>();
   }
 
  private:
+  [[gnu::noinline]] void insert_before_the_end(const Slot& slot) {
+    const std::size_t at = place(slot.key);
+    if (begin_ > 0 && at < size() / 2) {
+      std::move(iterator(0), iterator(at), iterator(0) - 1);
+      --begin_;
+      slots_[begin_ + at] = slot;
+    } else {
+      slots_.insert(iterator(at), slot);
+    }
+  }
   std::vector<Slot>::iterator iterator(std::size_t at) {
     return slots_.begin() + static_cast<std::ptrdiff_t>(begin_ + at);
   }
