@@ -19,8 +19,9 @@ class PlacedHeap {
  public:
   bool empty() const { return slots_.empty(); }
   std::size_t size() const { return slots_.size(); }
-  Item* top() const { return slots_.front().item; }   // not when empty
-  Key top_key() const { return slots_.front().key; }  // not when empty
+  Item* top() const { return slots_.front().item; }             // not when empty
+  Key top_key() const { return slots_.front().key; }            // not when empty
+  Item* item(std::size_t at) const { return slots_[at].item; }  // in no order
   static bool holds(const Item* item) { return item->*Place != kNoPlace; }
   Key key(const Item* item) const { return slots_[item->*Place].key; }  // it must be inside
 
@@ -30,7 +31,7 @@ class PlacedHeap {
       HEADRACE_CHECK(slots_.size() < kNoPlace);
       slots_.push_back({key, item});
       item->*Place = static_cast<std::uint32_t>(slots_.size() - 1);
-      sift_up(slots_.size() - 1);
+      if (slots_.size() > 1) sift_up(slots_.size() - 1);
       return;
     }
     const std::size_t index = item->*Place;
@@ -50,9 +51,12 @@ class PlacedHeap {
     const std::size_t index = item->*Place;
     HEADRACE_CHECK(index < slots_.size() && slots_[index].item == item);
     item->*Place = kNoPlace;
+    if (index + 1 == slots_.size()) {
+      slots_.pop_back();
+      return;
+    }
     const Slot last = slots_.back();
     slots_.pop_back();
-    if (index == slots_.size()) return;
     const Key before = slots_[index].key;
     slots_[index] = last;
     last.item->*Place = static_cast<std::uint32_t>(index);

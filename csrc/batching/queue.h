@@ -3,53 +3,79 @@
 //
 // Rules, in this order:
 //  1. Work-conserving: with no queue delay, take() hands out what is there. Nothing waits for a timer.
-//  2. Tickets share a batch only if their inputs agree in presence, dtype and every dimension but the first, compared
-//     exactly (a ShapeGroup). Of the groups that are due, the one with the oldest ticket is served; inside a group
-//     strictly in order of arrival: a ticket that does not fit closes the batch, it is never overtaken.
-//  3. A batch has at most max_batch_size rows (a ticket of more rows runs alone; one of no rows counts as one). Of the
-//     preferred sizes, the largest that whole tickets at the head reach exactly; if none is reached, all that fits.
-//  4. With a queue delay, a group is due once its head reaches a preferred size exactly, or its rows reach the largest
-//     preferred size (max_batch_size where none is given), or its oldest ticket has waited that long; what has waited
-//     that long takes along all that fits, preferred size or not. Until then take() passes it over, and next_timeout()
-//     names the time to ask again. This is what Triton's preferred_batch_size and max_queue_delay_microseconds mean.
-//  5. Without dynamic batching, or with max_batch_size 0, each ticket runs alone, at once, in order of arrival.
-//  6. Bounded: tickets and bytes. Full is RESOURCE_EXHAUSTED, naming the model's bound and the remedy. A ticket of more
-//     bytes than the bound may stand in an empty queue.
+//  2. Order: by priority level where the model has levels; within one, earliest target first (its deadline, or received
+//     + latency_objective); within that by arrival. A ticket without a target, or with a late one, has patience for
+//     kPatience and then goes before all that came later; so without targets the order is that of arrival, and
+//     nothing starves. Lower levels and what a timeout has sent to the back (DELAY) do not starve either: with them
+//     one batch in kTurnEvery begins with the ticket that has waited longest.
+//  3. Tickets share a batch only if their inputs agree in presence, dtype and every dimension but the first, compared
+//     exactly (a ShapeGroup). Of the groups that are due, the one with the first ticket is served; inside a group
+//     strictly in order: a ticket that does not fit closes the batch, it is never overtaken.
+//  4. A batch has at most max_batch_size rows (a ticket of more rows runs alone; one of no rows counts as one). Of the
+//     preferred sizes, the largest that whole tickets at the front reach exactly; if none is reached, all that fits.
+//     What is known of costs closes it earlier: where a bigger batch does not pay, and where a target in it would be
+//     missed (batching/extent.h).
+//  5. With a queue delay, a group is due once its front reaches a preferred size exactly, or its rows reach the largest
+//     preferred size (where none is given: max_batch_size, or what pays), or its oldest ticket has waited that long;
+//     what has waited that long takes along all that fits, preferred size or not. Until then take() passes it over,
+//     and next_timeout() names the time to ask again. This is what Triton's preferred_batch_size and
+//     max_queue_delay_microseconds mean.
+//  6. Without dynamic batching, or with max_batch_size 0, each ticket runs alone, at once, in order.
+//  7. Bounded: tickets, bytes, and tickets of a level that has a bound. Full is RESOURCE_EXHAUSTED, naming the model's
+//     bound and the remedy. A ticket of more bytes than the bound may stand in an empty queue.
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "batching/extent.h"
+#include "batching/policy.h"
 #include "batching/request.h"
 
 namespace headrace {
-
-struct BatchingPolicy {
-  bool dynamic_batching = false;                    // false: each ticket runs alone
-  std::int64_t max_batch_size = 0;                  // rows; 0: the model is not batched
-  std::vector<std::int64_t> preferred_batch_sizes;  // rows; those outside 1 .. max_batch_size are ignored
-  Nanos max_queue_delay = 0;
-  std::size_t max_queue_size = 4096;                     // tickets; 0: this default
-  std::size_t max_queue_bytes = std::size_t{256} << 20;  // of inputs; 0: this default
-  bool preserve_ordering = false;                        // answers of one stream go out in the order of its requests
-  Nanos default_timeout = kNever;                        // of a request, from its last byte on
-  bool allow_timeout_override = false;                   // a request's own timeout may shorten it
-};
 
 // A batch taken: tickets in order, linked by Ticket::queue_next.
 struct Batch {
   Ticket* first = nullptr;
   std::size_t tickets = 0;
   std::int64_t rows = 0;
+  CostKey key;                 // under which its run is counted
+  std::int64_t cost_rows = 0;  // and as how many rows
 };
 
 inline constexpr std::uint64_t kNoSequence = std::numeric_limits<std::uint64_t>::max();
+
+// When a model's next batch has its turn among other models'; the least is first.
+struct Turn {
+  Nanos when = kNever;
+  std::uint64_t sequence = kNoSequence;  // of its first ticket; kNoSequence: there is no batch
+  auto operator<=>(const Turn&) const = default;
+};
+
+// One shape group, for a forecast.
+struct WaitingGroup {
+  std::span<const Slot> slots;
+  std::int64_t load = 0;
+  bool due = false;
+  bool delays = false;  // it may wait for mates
+  Nanos ripens = 0;     // and no longer than until then
+  ExtentRule rule;
+};
+
+// How take() is to go about it.
+struct TakeOptions {
+  std::uint32_t device = 0;                  // of the lane that takes
+  std::uint64_t joins_before = kNoSequence;  // ExtentRule's
+  bool trials = true;                        // a size that is little known may be tried
+};
 
 class Queue {
  public:
@@ -58,20 +84,26 @@ class Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
-  // Joins the queue: state becomes kQueued, time.queued is set. `sequence` grows from push to push (the dispatcher
-  // counts over all models, so that their ages compare), and so does `now`; a `now` before the last one is read as
-  // that. On refusal the ticket is untouched.
+  // Which costs the runs of this model have; null: nothing is known. They must outlive the queue.
+  void set_costs(Costs* costs) { costs_ = costs; }
+  const Costs* costs() const { return costs_; }
+
+  // Joins the queue: state becomes kQueued; time.queued, level and target are set. `sequence` grows from push to push
+  // (the dispatcher counts over all models, so that their ages compare), and so does `now`; a `now` before the last one
+  // is read as that. On refusal the ticket is untouched.
   Status push(Ticket* ticket, Nanos now, std::uint64_t sequence);
   // Takes a queued ticket out (cancelled or expired). Its state is the caller's to set.
   void remove(Ticket* ticket);
   // Takes the next batch: its tickets become kRunning. Empty (first == nullptr) when nothing may
   // run yet. Does not look at deadlines: the caller takes expired tickets out first.
-  Batch take(Nanos now);
+  Batch take(Nanos now, const TakeOptions& options = {});
+  // What take(now) would begin with; sequence kNoSequence when there is nothing.
+  Turn next_turn(Nanos now);
+  // The tickets that take(now, options) would hand out, in order, were there no trial.
+  Extent next_extent(Nanos now, const TakeOptions& options, std::span<const Slot>& slots);
   // When take() should be asked again although nothing new has come; kNever when only an arrival can change the answer.
   // `now` or earlier means: take() has a batch right now.
   Nanos next_timeout(Nanos now) const;
-  // Sequence of the oldest ticket in the batch that take(now) would hand out; kNoSequence when there is none.
-  std::uint64_t oldest_due(Nanos now) const;
   // When the first group that still waits for its delay is due by age; kNever when none waits.
   Nanos ripens() const;
   // Empties the queue (unload): all tickets, in order of arrival, linked by queue_next. Their state is the caller's.
@@ -80,19 +112,29 @@ class Queue {
   bool empty() const { return size_ == 0; }
   std::size_t size() const { return size_; }
   std::size_t bytes() const { return bytes_; }
+  std::size_t targets() const { return targets_; }  // queued tickets that have one
+  // Under which the run of a queued ticket is counted, but for the lane's device.
+  CostKey cost_key(const Ticket& ticket) const;
+  // All groups with tickets, in no order.
+  void append_groups(std::vector<WaitingGroup>& out) const;
   const std::string& model_name() const { return model_name_; }
   const BatchingPolicy& policy() const { return policy_; }
   // Shape groups in memory: those with tickets, and a bounded number of empty ones kept for the next ticket.
   std::size_t groups() const;
+  // Where lower levels or a DELAY could starve: one batch in so many begins with the ticket that has waited longest.
+  static constexpr std::uint32_t kTurnEvery = 16;
 
  private:
   struct Impl;
   Status full(std::size_t ticket_bytes) const;
+  Status level_full(std::uint32_t level, std::size_t bound) const;
 
   std::string model_name_;
   BatchingPolicy policy_;
   std::size_t size_ = 0;
   std::size_t bytes_ = 0;
+  std::size_t targets_ = 0;
+  Costs* costs_ = nullptr;
   Nanos last_push_ = std::numeric_limits<Nanos>::min();
   std::unique_ptr<Impl> impl_;
 };

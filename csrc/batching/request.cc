@@ -41,9 +41,11 @@ void Ticket::clear() {
   state = TicketState::kNew;
   lane = 0;
   model = nullptr;
-  queue_prev = nullptr;
+  delay_place = kNotInHeap;
   queue_next = nullptr;
-  queue_ahead = nullptr;
+  order_when = kNever;
+  target = kNever;
+  order_level = 0;
   group = nullptr;
   sequence = 0;
   queued_bytes = 0;

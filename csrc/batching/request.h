@@ -73,14 +73,14 @@ struct ShapeGroup;  // of batching/queue: tickets that may share a batch
 struct alignas(64) Ticket : Completion {
   // Owned by batching and schedule, under the scheduler's lock.
   TicketState state = TicketState::kNew;
-  bool timing = false;       // the submitter's: answer with the headrace_* timing parameters
-  bool asks_more = false;    // the submitter's: there are output_requests
-  bool in_sequence = false;  // the submitter's: its answers keep their order
-  std::uint32_t lane = 0;    // that runs it
-  Ticket* queue_prev = nullptr;
-  Ticket* queue_next = nullptr;
-  const void* queue_ahead = nullptr;  // a ticket some places behind it, to be fetched early; never looked at
-  std::int64_t rows = 1;              // the submitter's: dimension 0 of its inputs; 1 where the model is not batched
+  bool timing = false;                     // the submitter's: answer with the headrace_* timing parameters
+  bool asks_more = false;                  // the submitter's: there are output_requests
+  bool in_sequence = false;                // the submitter's: its answers keep their order
+  std::uint32_t lane = 0;                  // that runs it
+  std::uint32_t delay_place = kNotInHeap;  // in the queue's heap of those that a timeout will send to the back
+  Ticket* queue_next = nullptr;            // of a batch, or of a queue that was cleared
+  Nanos order_when = kNever;               // with level and sequence its place in the line
+  std::int64_t rows = 1;  // the submitter's: dimension 0 of its inputs; 1 where the model is not batched
 
   std::vector<Tensor> inputs;             // the submitter's: in the signature's order
   ShapeGroup* group = nullptr;            // while it is queued
@@ -90,7 +90,9 @@ struct alignas(64) Ticket : Completion {
   std::uint32_t heap_index = kNotInHeap;  // in the deadline heap
   std::uint32_t priority = 0;             // the submitter's; 1 is the most urgent, 0 the model's default
 
-  std::uint64_t sequence = 0;  // order of arrival in the queue
+  std::uint64_t sequence = 0;     // order of arrival in the queue
+  Nanos target = kNever;          // when it should be answered: the earlier of deadline and objective; the queue's
+  std::uint64_t order_level = 0;  // of its place in the line; the queue's
   // Set on the way; for the sink to read once it has the completion.
   std::vector<Tensor> outputs;       // in the signature's order; kInvalid where not wanted
   std::vector<std::uint8_t> wanted;  // the submitter's: one flag per output of the signature

@@ -70,7 +70,7 @@ ShapeGroup* ShapeGroups::find(const Ticket& ticket) {
     if (group == nullptr) group = make(ticket, hash);
     recent_ = group;
   }
-  if (group->head == nullptr) leave_idle(group);
+  if (group->line.empty()) leave_idle(group);
   return group;
 }
 
@@ -138,6 +138,8 @@ void ShapeGroups::leave_idle(ShapeGroup* group) {
 }
 
 void ShapeGroups::retire(ShapeGroup* group) {
+  // A crowd's memory is kept for the next crowd, by the shape that was used last.
+  if (idle_last_ != nullptr) idle_last_->line.shrink();
   group->idle_prev = idle_last_;
   (idle_last_ != nullptr ? idle_last_->idle_next : idle_first_) = group;
   idle_last_ = group;

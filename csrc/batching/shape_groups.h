@@ -2,7 +2,6 @@
 // Pure.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -10,21 +9,18 @@
 
 #include "batching/heap.h"
 #include "batching/request.h"
+#include "batching/waiting_line.h"
 
 namespace headrace {
 
-// Waiting tickets whose inputs agree, oldest first, linked by queue_prev and queue_next.
+// Waiting tickets whose inputs agree.
 struct ShapeGroup {
-  Ticket* head = nullptr;
-  Ticket* tail = nullptr;
+  WaitingLine line;
   std::int64_t load = 0;           // rows of all its tickets, each counted as 1 .. max_batch_size
-  bool preferred_reached = false;  // tickets at the head reach a preferred size exactly
-  // The last few that joined, as long as none has left since: each learns who stands kAhead places behind it, so that
-  // take() can fetch that one's line while it looks at the others. Walking a list of lines that lie in another core's
-  // cache costs a transfer a ticket otherwise.
-  static constexpr std::size_t kAhead = 8;
-  std::array<Ticket*, kAhead> lately{};
-  std::size_t pushes = 0;
+  bool preferred_reached = false;  // tickets at the front reach a preferred size exactly
+  bool ripe = false;               // its oldest has waited its delay
+  std::uint64_t oldest = 0;        // sequence of the one that came first, while it has tickets
+  Nanos oldest_queued = 0;         // and when that was
 
   std::uint32_t due_place = kNoPlace;
   std::uint32_t waiting_place = kNoPlace;

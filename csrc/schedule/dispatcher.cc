@@ -5,8 +5,12 @@
 
 #include "base/check.h"
 #include "batching/heap.h"
+#include "schedule/forecast.h"
 
 namespace headrace {
+
+// Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
+constexpr Nanos kCostsFresh = kSecond;
 
 void TicketChain::append(Ticket* ticket) {
   ticket->next = nullptr;
@@ -38,16 +42,24 @@ void Dispatcher::Assignment::drop_gone() {
 }
 
 struct Dispatcher::Entry {
-  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner)
+  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner, Costs* known)
       : queue(std::move(name), std::move(policy)),
         max_lanes(most_lanes),
         delays(queue.policy().max_queue_delay > 0),
-        model(owner) {}
+        levels(queue.policy().priority_levels > 1),
+        model(owner),
+        costs(known) {
+    queue.set_costs(known);
+  }
 
   Queue queue;
   int max_lanes;
   bool delays;  // a batch may wait for its queue delay
+  bool levels;  // a newcomer may go before all others
   void* model;
+  Costs* costs;
+  int number = 0;           // in the forecast that is being made
+  std::size_t targets = 0;  // of its queue, as they were last counted
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
   bool closed = false;
@@ -58,7 +70,10 @@ struct Dispatcher::Entry {
 namespace {
 
 struct Lane {
+  std::uint32_t device = 0;
   Dispatcher::Entry* entry = nullptr;
+  Nanos end = 0;        // predicted, of its batch
+  double variance = 0;  // of that, with 99 of 100 runs as one deviation
   std::size_t unsettled = 0;
   std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
   Nanos started = 0;       // when it took its batch
@@ -71,16 +86,28 @@ struct Lane {
 struct Dispatcher::Impl {
   std::vector<Lane> lanes;
   std::vector<std::unique_ptr<Entry>> entries;
-  // Models that a free lane may run now, by the age of the oldest ticket of their next batch.
-  PlacedHeap<Entry, std::uint64_t, &Entry::ready_place> ready;
+  // Models that a free lane may run now, by the first ticket of their next batch.
+  PlacedHeap<Entry, Turn, &Entry::ready_place> ready;
   // Models with a batch that waits for its queue delay, by the time when it is due. A model may be in both.
   PlacedHeap<Entry, Nanos, &Entry::timed_place> timed;
+  std::vector<Entry*> send_back;  // entries whose timeouts do
   DeadlineHeap deadlines;
   std::uint64_t next_sequence = 0;
   Nanos now = 0;  // the latest heard of
   int busy = 0;
+  Forecast forecast;
+  std::size_t targets = 0;              // queued tickets that have one, of models whose costs are known
+  std::uint64_t promised_sequence = 0;  // what came before may join batches, and all with a target is in time
 
   explicit Impl(int count) : lanes(static_cast<std::size_t>(count)) {}
+
+  void count_targets(Entry* entry) {
+    if (entry->costs == nullptr) return;  // nothing can be promised
+    targets = targets - entry->targets + entry->queue.targets();
+    entry->targets = entry->queue.targets();
+  }
+  void begin_forecast();
+  TakeOptions keep_promises(int lane, Entry* entry, Nanos& hold_until);
 
   Lane& lane(int index) {
     HEADRACE_CHECK(index >= 0 && static_cast<std::size_t>(index) < lanes.size());
@@ -90,14 +117,14 @@ struct Dispatcher::Impl {
   // Something about the entry has changed: where does it stand? With a `now` that has since passed it may be filed as
   // waiting for a time that has come, which take() sees.
   void file(Entry* entry) {
-    std::uint64_t sequence = kNoSequence;
+    Turn turn;
     Nanos ripens = kNever;
     if (entry->lanes < entry->max_lanes && !entry->queue.empty()) {
-      sequence = entry->queue.oldest_due(now);
+      turn = entry->queue.next_turn(now);
       ripens = entry->queue.ripens();
     }
-    if (sequence != kNoSequence) {
-      ready.set(entry, sequence);
+    if (turn.sequence != kNoSequence) {
+      ready.set(entry, turn);
     } else {
       ready.remove(entry);
     }
@@ -113,6 +140,7 @@ struct Dispatcher::Impl {
     if (ticket->state == TicketState::kQueued) {
       auto* entry = static_cast<Entry*>(ticket->model);
       entry->queue.remove(ticket);
+      count_targets(entry);
       ticket->state = TicketState::kDone;
       file(entry);
       return;
@@ -125,16 +153,77 @@ struct Dispatcher::Impl {
   }
 };
 
-Dispatcher::Dispatcher(int lanes) : impl_(std::make_unique<Impl>(std::max(lanes, 0))) { HEADRACE_CHECK(lanes > 0); }
+// What stands in the queues and runs on the lanes, as it is now.
+void Dispatcher::Impl::begin_forecast() {
+  forecast.begin(now);
+  for (const auto& entry : entries) {
+    entry->number = entry->queue.empty() && entry->lanes == 0
+                        ? -1
+                        : forecast.add_model(entry->queue, entry->lanes, entry->max_lanes);
+  }
+  for (const Lane& each : lanes) {
+    const bool idle = each.entry == nullptr;
+    forecast.add_lane(each.device, idle ? -1 : each.entry->number, idle ? now : each.end, idle ? 0 : each.variance);
+  }
+}
+
+// How large a batch the lane may take without making anybody late that would not be late otherwise. hold_until is set
+// where it should take none: where another lane will be free before the one that only it can keep its promise to.
+TakeOptions Dispatcher::Impl::keep_promises(int index, Entry* entry, Nanos& hold_until) {
+  TakeOptions options;
+  options.device = lane(index).device;
+  if (targets == 0) return options;
+  begin_forecast();
+  if (forecast.surely_in_time()) {
+    promised_sequence = next_sequence;
+    return options;
+  }
+  options.trials = false;
+  // The batch that these options make, and after it batches that these tickets may join.
+  const auto try_with = [&](std::uint64_t takes_before, std::uint64_t joins_before) {
+    TakeOptions tried = options;
+    tried.joins_before = takes_before;
+    std::span<const Slot> slots;
+    const Extent extent = entry->queue.next_extent(now, tried, slots);
+    if (extent.tickets == 0) return std::size_t{0};  // the turn of what has waited longest: it is not put off
+    begin_forecast();
+    forecast.take_first(index, entry->number, slots.data(), extent.tickets);
+    return forecast.run(joins_before).late;
+  };
+  if (try_with(kNoSequence, kNoSequence) == 0) {
+    promised_sequence = next_sequence;
+    return options;
+  }
+  // What came since the last promise without a target of its own may have to wait for a batch of its own.
+  std::size_t late = try_with(kNoSequence, promised_sequence);
+  if (late == 0) return options;
+  if (const std::size_t fewer = try_with(promised_sequence, promised_sequence); fewer < late) {
+    options.joins_before = promised_sequence;
+    late = fewer;
+  }
+  if (late == 0 || busy == 0) return options;
+  begin_forecast();
+  const Nanos until = forecast.hold(index);
+  if (until != kNever && forecast.run(promised_sequence).late < late) hold_until = until;
+  return options;
+}
+
+Dispatcher::Dispatcher(int lanes, const std::vector<std::uint32_t>& devices)
+    : impl_(std::make_unique<Impl>(std::max(lanes, 0))) {
+  HEADRACE_CHECK(lanes > 0 && (devices.empty() || devices.size() == impl_->lanes.size()));
+  for (std::size_t i = 0; i < devices.size(); ++i) impl_->lanes[i].device = devices[i];
+}
 
 Dispatcher::~Dispatcher() {
   for (const auto& entry : impl_->entries) HEADRACE_CHECK(idle(entry.get()));
 }
 
-Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model) {
+Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs) {
   HEADRACE_CHECK(max_lanes > 0);
-  impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model));
-  return impl_->entries.back().get();
+  impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model, costs));
+  Entry* entry = impl_->entries.back().get();
+  if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
+  return entry;
 }
 
 TicketChain Dispatcher::close(Entry* entry) {
@@ -142,13 +231,14 @@ TicketChain Dispatcher::close(Entry* entry) {
   TicketChain chain;
   for (Ticket* ticket = entry->queue.clear(); ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
-    ticket->queue_prev = ticket->queue_next = nullptr;
+    ticket->queue_next = nullptr;
     ticket->state = TicketState::kDone;
     ticket->status = Status(Code::kUnavailable, "model '" + entry->queue.model_name() + "' is being unloaded");
     impl_->deadlines.remove(ticket);
     chain.append(ticket);
     ticket = next;
   }
+  impl_->count_targets(entry);
   impl_->file(entry);
   return chain;
 }
@@ -161,6 +251,7 @@ void Dispatcher::erase(Entry* entry) {
   const auto found =
       std::find_if(entries.begin(), entries.end(), [entry](const auto& each) { return each.get() == entry; });
   HEADRACE_CHECK(found != entries.end());
+  std::erase(impl_->send_back, entry);
   entries.erase(found);
 }
 
@@ -177,12 +268,69 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   }
   Status status = entry->queue.push(ticket, impl_->now, impl_->next_sequence);
   if (!status.ok()) return status;
+  if (ticket->target != kNever) {
+    impl_->count_targets(entry);
+    if (entry->costs != nullptr) {
+      status = refusal(entry, ticket);
+      if (!status.ok()) return status;
+    }
+  }
   ++impl_->next_sequence;
   ticket->model = entry;
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
-  // Where nothing waits for its delay, the youngest ticket does not change whose turn it is.
-  if (entry->delays || !impl_->ready.holds(entry)) impl_->file(entry);
+  // Where nothing waits for its delay, a ticket that is not the most urgent does not change whose turn it is.
+  const bool holds = impl_->ready.holds(entry);
+  if (entry->delays || entry->levels || !holds || ticket->order_when < impl_->ready.key(entry).when) impl_->file(entry);
   return status;
+}
+
+// Whether the ticket, which has just been pushed, can be promised its target; if not it is taken out again.
+Status Dispatcher::refusal(Entry* entry, Ticket* ticket) {
+  Impl& impl = *impl_;
+  impl.begin_forecast();
+  bool in_time = impl.forecast.surely_in_time();
+  if (!in_time) in_time = impl.forecast.run(kNoSequence, ticket).late == 0;
+  if (in_time) {
+    impl.promised_sequence = impl.next_sequence + 1;
+    return Status();
+  }
+  const auto forecast = [&impl](const Ticket* asked) {
+    impl.begin_forecast();
+    return impl.forecast.run(impl.promised_sequence, asked);
+  };
+  const Forecast::Result with = forecast(ticket);
+  if (with.late == 0) return Status();
+  const Nanos target = ticket->target;
+  const Nanos end = with.asked_end;
+  const std::size_t ahead = entry->queue.size() - 1;
+  if (with.asked_late && ahead == 0 && entry->lanes == 0) {
+    // Nothing of this model has run lately: perhaps what is known of it is no longer true, and nothing else would tell.
+    const CostEstimate cost = entry->costs->predict(entry->queue.cost_key(*ticket), ticket->rows);
+    if (cost.seen < impl.now && impl.now - cost.seen > kCostsFresh) return Status();
+  }
+  entry->queue.remove(ticket);
+  if (!with.asked_late) {
+    // It makes others late. Or would they be without it?
+    if (forecast(nullptr).late >= with.late) {
+      HEADRACE_CHECK(entry->queue.push(ticket, impl.now, impl.next_sequence).ok());
+      return Status();
+    }
+  }
+  impl.count_targets(entry);
+  impl.file(entry);
+  ticket->state = TicketState::kNew;
+  ticket->time.queued = 0;
+  ticket->target = kNever;
+  const std::string& name = entry->queue.model_name();
+  const auto ms = [&impl](Nanos time) { return std::to_string(std::max<Nanos>(time - impl.now, 0) / kMillisecond); };
+  const bool objective = target != ticket->deadline;
+  return {Code::kDeadlineExceeded,
+          with.asked_late
+              ? "model '" + name + "' would answer in " + ms(end) + " ms, and the " +
+                    (objective ? "objective (latency_objective_ms) " : "deadline ") + "is in " + ms(target) +
+                    " ms: " + std::to_string(ahead) + " requests are ahead; allow more time, or retry later"
+              : "model '" + name + "' would miss deadlines that it has promised to keep, with " +
+                    std::to_string(ahead) + " requests in its queue; retry later"};
 }
 
 void Dispatcher::take(int lane, Nanos now, Assignment& out) {
@@ -196,16 +344,33 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   HEADRACE_CHECK(runner.entry == nullptr);
   impl_->now = std::max(impl_->now, now);
   while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
+  // A timeout may have changed whose turn it is in a model, and so among the models.
+  for (Entry* each : impl_->send_back) impl_->file(each);
   if (impl_->ready.empty()) {
     if (!impl_->timed.empty()) out.ask_again = impl_->timed.top_key();
     return;
   }
   Entry* entry = impl_->ready.top();
-  const Batch batch = entry->queue.take(impl_->now);
+  Nanos hold_until = kNever;
+  const TakeOptions options = impl_->keep_promises(lane, entry, hold_until);
+  if (hold_until != kNever) {
+    out.ask_again = impl_->timed.empty() ? hold_until : std::min(hold_until, impl_->timed.top_key());
+    return;
+  }
+  const Batch batch = entry->queue.take(impl_->now, options);
   HEADRACE_CHECK(batch.first != nullptr);
+  impl_->count_targets(entry);
+  runner.end = impl_->now;
+  runner.variance = 0;
+  if (entry->costs != nullptr) {
+    const CostEstimate cost = entry->costs->predict(batch.key, batch.cost_rows);
+    const auto deviation = static_cast<double>(cost.high - cost.typical);
+    if (cost.sure) runner.end += cost.typical;
+    if (cost.sure) runner.variance = deviation * deviation;
+  }
   for (Ticket* ticket = batch.first; ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
-    ticket->queue_prev = ticket->queue_next = nullptr;
+    ticket->queue_next = nullptr;
     ticket->lane = static_cast<std::uint32_t>(lane);
     out.tickets.push_back(ticket);
     ticket = next;
@@ -220,6 +385,8 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   impl_->file(entry);
   out.entry = entry;
   out.rows = batch.rows;
+  out.cost_key = batch.key;
+  out.cost_rows = batch.cost_rows;
   out.interrupt = &*runner.interrupt;
 }
 

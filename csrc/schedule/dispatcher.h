@@ -2,12 +2,16 @@
 // clock or I/O, so that tests/sim can drive it through millions of interleavings. Scheduler holds its one lock around
 // it.
 //
-// Fairness: a free lane takes from the model whose oldest ticket has waited longest among those that may run now (a
-// batch is due, and fewer than max_lanes lanes run the model). First come, first served over all models, so nothing
-// starves.
+// Fairness: a free lane takes from the model whose next ticket has the earliest target among those that may run now (a
+// batch is due, and fewer than max_lanes lanes run the model); one without a target has patience for kPatience. So it
+// is first come, first served over all models where there are no targets, and nothing starves where there are.
 //
 // A ticket that is cancelled, or whose deadline passes, is answered at once, queued or running. A running one keeps its
 // place in its batch (its rows are in it) under a second reference, which the lane gives up after release().
+//
+// Targets (a ticket's deadline, or its model's latency objective) are promises: where costs are known, a ticket is
+// taken in only if a forecast says that it and all before it will make theirs, and a batch is taken only as large as
+// leaves it so. While the backlog is so short that nobody can be late, neither asks for a forecast.
 //
 // Cost: O(log) of the models with work, whatever the number loaded; nothing at all for a ticket that joins a model
 // whose turn does not change by it.
@@ -44,6 +48,8 @@ class Dispatcher {
     Entry* entry = nullptr;        // null: nothing to do
     std::vector<Ticket*> tickets;  // in order
     std::int64_t rows = 0;
+    CostKey cost_key;                // under which a whole run of it is to be recorded
+    std::int64_t cost_rows = 0;      // and as how many rows
     Interrupt* interrupt = nullptr;  // asked to stop when every ticket of the batch is gone; fresh for each batch
     Nanos ask_again = kNever;        // when nothing: the time at which there may be something
     // After release: tickets that were answered before they were settled, each with the batch's reference.
@@ -58,11 +64,14 @@ class Dispatcher {
     void drop_gone();
   };
 
-  explicit Dispatcher(int lanes);
+  // `devices`: of each lane, the kind that runs a batch in the same time; empty: all alike. Where idle lanes of several
+  // kinds are offered work, the order of their numbers is the one that forecasts go by: the fastest first.
+  explicit Dispatcher(int lanes, const std::vector<std::uint32_t>& devices = {});
   ~Dispatcher();
 
   // A model that at most max_lanes lanes run at a time. `model` is the caller's own.
-  Entry* add(std::string name, BatchingPolicy policy, int max_lanes, void* model);
+  // `costs`: what its runs cost, as far as that is known; null: nothing is.
+  Entry* add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs = nullptr);
   // No new tickets; returns the queued ones (DONE with UNAVAILABLE) for the caller to complete. The entry lives until
   // erase.
   TicketChain close(Entry* entry);
@@ -70,7 +79,8 @@ class Dispatcher {
   void erase(Entry* entry);             // must be idle
   static void* model(const Entry* entry);
 
-  // Refused: the ticket is untouched (queue full; closed: UNAVAILABLE; already past its deadline: DEADLINE_EXCEEDED).
+  // Refused: the ticket is untouched (queue full; closed: UNAVAILABLE; already past its deadline, or predicted to miss
+  // its target, or to make one miss it that was taken in before: DEADLINE_EXCEEDED).
   Status submit(Entry* entry, Ticket* ticket, Nanos now);
   // The next batch for a free lane. It does not look at deadlines: call expire(now) first, so that what is late never
   // reaches the runtime.
@@ -102,6 +112,7 @@ class Dispatcher {
 
  private:
   struct Impl;
+  Status refusal(Entry* entry, Ticket* ticket);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -50,7 +50,7 @@ class QueueTest : public ::testing::Test {
   std::vector<Ticket*> taken(Nanos now = 0) {
     const std::size_t before = queue_->size();
     const bool promised = queue_->next_timeout(now) <= now;
-    const std::uint64_t oldest = queue_->oldest_due(now);
+    const std::uint64_t first = queue_->next_turn(now).sequence;
     const Batch batch = queue_->take(now);
     std::vector<Ticket*> result;
     std::int64_t rows = 0;
@@ -60,7 +60,7 @@ class QueueTest : public ::testing::Test {
       result.push_back(each);
     }
     EXPECT_EQ(promised, !result.empty());
-    EXPECT_EQ(oldest, result.empty() ? kNoSequence : result.front()->sequence);
+    EXPECT_EQ(first, result.empty() ? kNoSequence : result.front()->sequence);
     EXPECT_EQ(batch.tickets, result.size());
     EXPECT_EQ(batch.rows, rows);
     EXPECT_EQ(queue_->size(), before - result.size());

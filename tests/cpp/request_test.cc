@@ -46,7 +46,10 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   ticket.state = TicketState::kDone;
   ticket.lane = 12;
   ticket.model = &pool;
-  ticket.queue_prev = &other;
+  ticket.delay_place = 3;
+  ticket.order_when = 4;
+  ticket.order_level = 5;
+  ticket.target = 6;
   ticket.queue_next = &other;
   ticket.sequence = 9;
   ticket.queued_bytes = 10;
@@ -85,7 +88,10 @@ TEST(Ticket, ClearedIsAsNewAndKeepsItsMemory) {
   EXPECT_EQ(ticket.state, TicketState::kNew);
   EXPECT_EQ(ticket.lane, 0U);
   EXPECT_EQ(ticket.model, nullptr);
-  EXPECT_EQ(ticket.queue_prev, nullptr);
+  EXPECT_EQ(ticket.delay_place, kNotInHeap);
+  EXPECT_EQ(ticket.order_when, kNever);
+  EXPECT_EQ(ticket.order_level, 0U);
+  EXPECT_EQ(ticket.target, kNever);
   EXPECT_EQ(ticket.queue_next, nullptr);
   EXPECT_EQ(ticket.group, nullptr);
   EXPECT_EQ(ticket.sequence, 0U);

@@ -298,18 +298,19 @@ TEST_F(SchedulerTest, WhatExpiresIsLeftOutOfTheRerun) {
   TrialModel& m = model(dynamic(16));
   m.trial.fail_on(0);
   std::atomic<int> run = 0;
-  // The whole batch fails while the deadline of 1 passes, its first half while that of 3 does.
+  // So far off that they are no reason to go first. The whole batch fails while the deadline of 1 passes, its first
+  // half while that of 3 does.
   m.trial.on_run([&](const Values&) {
     if (++run > 2) return;
     clock_.await_waiters(1);  // the timer thread
-    clock_.advance(10);
+    clock_.advance(2 * kSecond);
     answers_.await(static_cast<std::size_t>(run));
   });
   clock_.await_waiters(2);
   std::vector<Ticket*> batch;
   const Nanos now = clock_.now();
   for (const std::int32_t value : {0, 1, 2, 3}) {
-    batch.push_back(ticket(m, {value}, value == 1 ? now + 10 : value == 3 ? now + 20 : kNever));
+    batch.push_back(ticket(m, {value}, value == 1 ? now + 2 * kSecond : value == 3 ? now + 4 * kSecond : kNever));
   }
   scheduler_->submit(Tickets::chain(batch));
   answers_.await(4);

@@ -17,12 +17,14 @@ Ticket* with_shape(Ticket& ticket, DType dtype, Shape shape) {
 
 ShapeGroup* joined(ShapeGroups& groups, Ticket* ticket) {
   ShapeGroup* group = groups.find(*ticket);
-  group->head = group->tail = ticket;
+  Slot slot;
+  slot.ticket = ticket;
+  group->line.insert(slot);
   return group;
 }
 
 void left(ShapeGroups& groups, ShapeGroup* group) {
-  group->head = group->tail = nullptr;
+  group->line.clear();
   groups.retire(group);
 }
 

@@ -12,6 +12,11 @@ std::size_t World::wanted(const Lane& lane) const {
   }));
 }
 
+// A lane is kept free for one that is promised a time: then the dispatcher names another.
+bool World::held(const Pick& pick) const {
+  return scenario_.exact && pick.model >= 0 && named_ > clock_.time && named_ != kNever;
+}
+
 // An idle lane takes until it stands in the runtime or there is nothing left.
 void World::give_work(Lane& lane) {
   while (lane.placement == nullptr) {
@@ -22,9 +27,13 @@ void World::give_work(Lane& lane) {
         release_withheld();
         continue;
       }
+      named_ = lane.assignment.ask_again;
+      if (held(pick)) {
+        REACHED(report_, lane_held);
+        return;
+      }
       REQUIRE(report_, pick.model < 0, kLaneIdle,
               "a free lane gets nothing while request " + std::to_string(pick.ids.front()) + " waits");
-      named_ = lane.assignment.ask_again;
       REQUIRE(report_, named_ == reference_.next_time(clock_.time), kLaneIdle,
               "the time to ask again is " + std::to_string(named_) + ", and should be " +
                   std::to_string(reference_.next_time(clock_.time)));
@@ -41,6 +50,7 @@ void World::give_work(Lane& lane) {
       request.lane = lane.index;
       lane.unsettled.push_back(request.id);
     }
+    reference_.took(lane.placement->reference);
     reference_.lane(lane.placement->reference, +1);
     go_on(lane, true);
   }
@@ -62,7 +72,12 @@ void World::check_batch(const Lane& lane, const Pick& pick) {
           std::to_string(rows) + " rows for " + who);
   REQUIRE(report_, rows == lane.assignment.rows, kBooks, "the batch's rows are not its tickets' rows");
   REQUIRE(report_, pick.model >= 0, kFair, "nothing is due, yet a lane got " + who);
-  const bool same = std::equal(tickets.begin(), tickets.end(), pick.ids.begin(), pick.ids.end(),
+  check_starving(lane);
+  // What is known of costs may close a batch early.
+  const bool cut = scenario_.exact && !tickets.empty() && tickets.size() < pick.ids.size();
+  if (cut) REACHED(report_, batch_cut_short);
+  const auto last = pick.ids.begin() + static_cast<std::ptrdiff_t>(cut ? tickets.size() : pick.ids.size());
+  const bool same = std::equal(tickets.begin(), tickets.end(), pick.ids.begin(), last,
                                [](const Ticket* ticket, std::uint64_t id) { return ticket->cookie_call == id; });
   REQUIRE(report_, same, kFair,
           "request " + std::to_string(pick.ids.front()) + " (and " + std::to_string(pick.ids.size() - 1) +
@@ -73,11 +88,40 @@ void World::check_batch(const Lane& lane, const Pick& pick) {
   if (pick.aged) REACHED(report_, batch_aged);
   if (pick.preferred) REACHED(report_, batch_preferred);
   if (pick.passed_old) REACHED(report_, batch_passed_old);
+  if (pick.by_target) REACHED(report_, passed_by_target);
+  if (pick.by_level) REACHED(report_, passed_by_level);
+  if (pick.was_put_off) REACHED(report_, passed_put_off);
+  if (pick.turn) REACHED(report_, turn_of_longest);
   std::set<int> shapes;
   for (const Request& request : requests_) {
     if (request.stage == Stage::kQueued && request.placement == placement->reference) shapes.insert(request.shape);
   }
   if (shapes.size() > 4) REACHED(report_, many_shapes_waiting);
+}
+
+// Once a request has lost its patience nobody goes before it who came after that; of a model with turns, so many
+// batches at most.
+void World::check_starving(const Lane& lane) {
+  const Request& first = request_of(lane.assignment.tickets.front());
+  auto* taken = static_cast<Placement*>(Dispatcher::model(lane.assignment.entry));
+  ++taken->batches;
+  for (const Request& request : requests_) {
+    if (request.stage != Stage::kQueued || request.id == first.id) continue;
+    const Placement& placement = *placements_[static_cast<std::size_t>(request.placement)];
+    const BatchingPolicy& policy = placement.plan.policy;
+    const bool turns = policy.priority_levels > 1 || policy.delays_late();
+    if (turns && &placement == taken && policy.max_queue_delay == 0) {
+      REQUIRE(report_, taken->batches <= request.last_batch, kStarved,
+              "request " + std::to_string(request.id) + " is passed by one batch of its model after another");
+    }
+    if (turns || first.since <= request.since + policy.patience) continue;
+    if (!reference_.could_run(request.placement, request.id, clock_.time)) continue;
+    REQUIRE(report_, false, kStarved,
+            "request " + std::to_string(request.id) + " is passed by " + std::to_string(first.id) +
+                ", which came after its patience was over");
+  }
+  const Placement& placement = *placements_[static_cast<std::size_t>(first.placement)];
+  if (first.since + placement.plan.policy.patience < clock_.time) REACHED(report_, patience_over);
 }
 
 // On with the lane's execution, until it stands in the runtime again or is through.
@@ -108,7 +152,8 @@ void World::stop_asked(void* context) {
 Status World::run_model(Placement& placement, BatchRun& batch) {
   Lane& lane = *lanes_[static_cast<std::size_t>(batch.lane)];
   const ModelPlan& plan = placement.plan;
-  Nanos duration = plan.run_fixed + plan.run_row * batch.inputs[0].shape[0];
+  Nanos duration = plan.run_time(batch.inputs[0].shape[0],
+                                 scenario_.slowness(scenario_.devices[static_cast<std::size_t>(lane.index)]));
   if (random_.chance(plan.slow_percent)) duration *= 20;
   at(clock_.time + duration, Kind::kResume, lane.index, ++lane.epoch);
   if (!plan.deaf) batch.interrupt->arm(&World::stop_asked, &lane);
@@ -273,6 +318,12 @@ void World::completed(Ticket* ticket) {
   REQUIRE(report_, request.stage == Stage::kQueued || request.stage == Stage::kRunning, kOnce,
           "request " + std::to_string(request.id) + " again: " + ticket->status.to_string());
   REQUIRE(report_, ticket->state == TicketState::kDone, kBooks, "an answered ticket is not DONE");
+  if (scenario_.exact && request.target != kNever) {
+    REQUIRE(report_, ticket->status.ok() && clock_.time <= request.target, kPromise,
+            "request " + std::to_string(request.id) + " is answered " + std::to_string(clock_.time - request.target) +
+                " ns after its target: " + ticket->status.to_string());
+    REACHED(report_, promise_kept);
+  }
   check_status(request, *ticket);
   request.stage = Stage::kAnswered;
   request.ticket = nullptr;

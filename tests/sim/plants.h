@@ -19,6 +19,11 @@ enum class Plant : std::uint8_t {
   kStarvedQueue,      // one model's requests are passed on only while no other model has any
   kIdleLane,          // now and then a submission wakes no lane
   kSwappedAnswer,     // two requests of a batch get each other's rows
+  kCheapCosts,        // the dispatcher is told that runs take two thirds of their time
+  kDearCosts,         // the dispatcher is told that runs take five times their time
+  kWrongDevice,       // the dispatcher takes the slow lanes for fast ones
+  kEndlessPatience,   // requests without a target let all others pass
+  kLostPriority,      // every request is of the default level
 };
 
 struct PlantRow {
@@ -27,7 +32,7 @@ struct PlantRow {
   Invariant breaks;
 };
 
-inline constexpr std::array<PlantRow, 9> kPlants = {{
+inline constexpr std::array<PlantRow, 14> kPlants = {{
     {"none", Plant::kNone, Invariant::kAnswered},  // must not be caught: shows that catching means something
     {"lost-ticket", Plant::kLostTicket, Invariant::kAnswered},
     {"double-completion", Plant::kDoubleCompletion, Invariant::kOnce},
@@ -37,6 +42,11 @@ inline constexpr std::array<PlantRow, 9> kPlants = {{
     {"starved-queue", Plant::kStarvedQueue, Invariant::kFair},
     {"idle-lane", Plant::kIdleLane, Invariant::kLaneIdle},
     {"swapped-answer", Plant::kSwappedAnswer, Invariant::kRightRows},
+    {"cheap-costs", Plant::kCheapCosts, Invariant::kPromise},
+    {"dear-costs", Plant::kDearCosts, Invariant::kRefusal},
+    {"wrong-device", Plant::kWrongDevice, Invariant::kPromise},
+    {"endless-patience", Plant::kEndlessPatience, Invariant::kStarved},
+    {"lost-priority", Plant::kLostPriority, Invariant::kFair},
 }};
 
 }  // namespace headrace::sim

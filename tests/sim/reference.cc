@@ -8,12 +8,14 @@ namespace headrace::sim {
 
 namespace {
 
+constexpr int kTurnEvery = 16;
+
 std::int64_t weight(const Waiting& request) { return request.rows == 0 ? 1 : request.rows; }
 
 }  // namespace
 
 int Reference::add(const BatchingPolicy& policy, int max_lanes) {
-  models_.push_back({policy, max_lanes, 0, {}});
+  models_.push_back({policy, max_lanes, 0, 0, {}});
   return static_cast<int>(models_.size()) - 1;
 }
 
@@ -23,10 +25,16 @@ std::size_t Reference::bytes(int index) const {
   return sum;
 }
 
-Reference::Room Reference::room(int index, std::size_t more) const {
+Reference::Room Reference::room(int index, std::size_t more, std::uint32_t level) const {
   const Model& model = models_[static_cast<std::size_t>(index)];
   if (model.waiting.size() >= model.policy.max_queue_size) return Room::kTooMany;
   if (!model.waiting.empty() && bytes(index) + more > model.policy.max_queue_bytes) return Room::kTooManyBytes;
+  const auto bound = model.policy.level_queue.find(level);
+  if (bound != model.policy.level_queue.end() && bound->second.max_queue_size > 0) {
+    const auto mates = std::count_if(model.waiting.begin(), model.waiting.end(),
+                                     [level](const Waiting& each) { return each.level == level; });
+    if (static_cast<std::size_t>(mates) >= bound->second.max_queue_size) return Room::kTooManyOfLevel;
+  }
   return Room::kYes;
 }
 
@@ -41,7 +49,22 @@ void Reference::leave(int model, std::uint64_t id) {
   waiting.erase(found);
 }
 
-std::vector<Reference::Group> Reference::groups(const Model& model) {
+void Reference::took(int index) {
+  Model& model = models_[static_cast<std::size_t>(index)];
+  model.batches = model.turns() && model.batches + 1 >= kTurnEvery ? 0 : model.batches + 1;
+}
+
+bool Reference::before(const Waiting& a, const Waiting& b, Nanos now) {
+  if (a.level != b.level) return a.level < b.level;
+  const bool a_off = a.put_off <= now;
+  const bool b_off = b.put_off <= now;
+  if (a_off != b_off) return b_off;
+  const Nanos a_when = std::min(a.target, a.since + a.patience);
+  const Nanos b_when = std::min(b.target, b.since + b.patience);
+  return a_when != b_when ? a_when < b_when : a.id < b.id;
+}
+
+std::vector<Reference::Group> Reference::groups(const Model& model, Nanos now) {
   std::vector<Group> result;
   for (const Waiting& request : model.waiting) {
     auto mates = std::find_if(result.begin(), result.end(), [&](const Group& group) {
@@ -53,7 +76,14 @@ std::vector<Reference::Group> Reference::groups(const Model& model) {
       mates->push_back(request);
     }
   }
+  for (Group& group : result) {
+    std::sort(group.begin(), group.end(), [now](const Waiting& a, const Waiting& b) { return before(a, b, now); });
+  }
   return result;
+}
+
+const Waiting& Reference::oldest(const Group& group) {
+  return *std::min_element(group.begin(), group.end(), [](const Waiting& a, const Waiting& b) { return a.id < b.id; });
 }
 
 bool Reference::preferred(const Model& model, std::int64_t rows) {
@@ -62,7 +92,7 @@ bool Reference::preferred(const Model& model, std::int64_t rows) {
 }
 
 bool Reference::aged(const Model& model, const Group& group, Nanos now) {
-  return now - group.front().since >= model.policy.max_queue_delay;
+  return now - oldest(group).since >= model.policy.max_queue_delay;
 }
 
 bool Reference::due(const Model& model, const Group& group, Nanos now) {
@@ -104,26 +134,59 @@ Pick Reference::batch(const Model& model, const Group& group, Nanos now) {
 
 Pick Reference::next(Nanos now) const {
   Pick best;
+  Waiting best_first;
   for (std::size_t i = 0; i < models_.size(); ++i) {
     const Model& model = models_[i];
     if (model.lanes >= model.max_lanes) continue;
-    for (const Group& group : groups(model)) {
+    // The model's own next batch.
+    Group chosen;
+    const bool turn = model.turns() && model.batches + 1 >= kTurnEvery;
+    for (const Group& group : groups(model, now)) {
       if (!due(model, group, now)) continue;
-      if (best.model >= 0 && best.ids.front() < group.front().id) continue;
-      best = batch(model, group, now);
-      best.model = static_cast<int>(i);
-      best.passed_old = model.waiting.front().id < group.front().id;
+      const bool first = turn ? !chosen.empty() && oldest(group).id < oldest(chosen).id
+                              : !chosen.empty() && before(group.front(), chosen.front(), now);
+      if (chosen.empty() || first) chosen = group;
     }
+    if (chosen.empty()) continue;
+    const Waiting longest = oldest(chosen);
+    const bool passed = chosen.front().id != longest.id;
+    if (turn) {
+      std::erase_if(chosen, [&longest](const Waiting& each) { return each.id == longest.id; });
+      chosen.insert(chosen.begin(), longest);
+    }
+    // Among the models.
+    const Waiting& first = chosen.front();
+    const Nanos when = std::min(first.target, first.since + first.patience);
+    const Nanos best_when = std::min(best_first.target, best_first.since + best_first.patience);
+    if (best.model >= 0 && (best_when != when ? best_when < when : best.ids.front() < first.id)) continue;
+    best = batch(model, chosen, now);
+    best.model = static_cast<int>(i);
+    best.passed_old = model.waiting.front().id < first.id;
+    best.turn = turn && passed;
+    best.by_level = passed && !turn && first.level < longest.level;
+    best.by_target = passed && !turn && first.level == longest.level && longest.put_off > now;
+    best.was_put_off = passed && !turn && first.level == longest.level && longest.put_off <= now;
+    best_first = first;
   }
   return best;
+}
+
+bool Reference::could_run(int index, std::uint64_t id, Nanos now) const {
+  const Model& model = models_[static_cast<std::size_t>(index)];
+  if (model.lanes >= model.max_lanes) return false;
+  for (const Group& group : groups(model, now)) {
+    const bool in = std::any_of(group.begin(), group.end(), [id](const Waiting& each) { return each.id == id; });
+    if (in) return due(model, group, now);
+  }
+  return false;
 }
 
 Nanos Reference::next_time(Nanos now) const {
   Nanos time = kNever;
   for (const Model& model : models_) {
     if (model.lanes >= model.max_lanes) continue;
-    for (const Group& group : groups(model)) {
-      if (!due(model, group, now)) time = std::min(time, group.front().since + model.policy.max_queue_delay);
+    for (const Group& group : groups(model, now)) {
+      if (!due(model, group, now)) time = std::min(time, oldest(group).since + model.policy.max_queue_delay);
     }
   }
   return time;
@@ -132,7 +195,7 @@ Nanos Reference::next_time(Nanos now) const {
 bool Reference::capped(Nanos now) const {
   for (const Model& model : models_) {
     if (model.lanes < model.max_lanes) continue;
-    for (const Group& group : groups(model)) {
+    for (const Group& group : groups(model, now)) {
       if (due(model, group, now)) return true;
     }
   }

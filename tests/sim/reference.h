@@ -16,6 +16,10 @@ struct Waiting {
   std::int64_t rows = 0;
   int shape = 0;  // equal: may share a batch
   std::size_t bytes = 0;
+  std::uint32_t level = 0;
+  Nanos target = kNever;
+  Nanos patience = kPatience;
+  Nanos put_off = kNever;  // when a timeout sends it behind its level's others
 };
 
 struct Pick {
@@ -26,6 +30,10 @@ struct Pick {
   bool aged = false;        // due because its oldest has waited its delay
   bool full = false;        // closed by a ticket that does not fit, or exactly full
   bool passed_old = false;  // an older request of the model waits on
+  bool by_target = false;   // it passed an older one of its own shape
+  bool by_level = false;    // the same, because of its level
+  bool turn = false;        // the longest waiting one's, though others go before it
+  bool was_put_off = false;
 };
 
 class Reference {
@@ -33,15 +41,17 @@ class Reference {
   int add(const BatchingPolicy& policy, int max_lanes);
   void close(int model) { models_[static_cast<std::size_t>(model)].waiting.clear(); }
   // Empty when there is room for `bytes` more; else why not.
-  enum class Room { kYes, kTooMany, kTooManyBytes };
-  Room room(int model, std::size_t bytes) const;
+  enum class Room { kYes, kTooMany, kTooManyBytes, kTooManyOfLevel };
+  Room room(int model, std::size_t bytes, std::uint32_t level) const;
   void join(int model, const Waiting& request);
   void leave(int model, std::uint64_t id);  // cancelled, expired or taken
+  void took(int model);                     // a batch of it
   void lane(int model, int change) { models_[static_cast<std::size_t>(model)].lanes += change; }
 
-  Pick next(Nanos now) const;        // what a free lane has to get
-  Nanos next_time(Nanos now) const;  // when nothing is due: when something will be
-  bool capped(Nanos now) const;      // a model has a batch due and all the lanes it may have
+  Pick next(Nanos now) const;                                    // what a free lane has to get
+  Nanos next_time(Nanos now) const;                              // when nothing is due: when something will be
+  bool could_run(int model, std::uint64_t id, Nanos now) const;  // a free lane may take the batch that it is in
+  bool capped(Nanos now) const;  // a model has a batch due and all the lanes it may have
   std::size_t waiting(int model) const { return models_[static_cast<std::size_t>(model)].waiting.size(); }
   std::size_t bytes(int model) const;
 
@@ -50,12 +60,16 @@ class Reference {
     BatchingPolicy policy;
     int max_lanes = 1;
     int lanes = 0;
+    int batches = 0;               // since the last one that the longest waiting began
     std::vector<Waiting> waiting;  // in order of arrival
+    bool turns() const { return policy.priority_levels > 1 || policy.delays_late(); }
     bool batched() const { return policy.dynamic_batching && policy.max_batch_size > 0; }
   };
   using Group = std::vector<Waiting>;
 
-  static std::vector<Group> groups(const Model& model);
+  static bool before(const Waiting& a, const Waiting& b, Nanos now);
+  static std::vector<Group> groups(const Model& model, Nanos now);
+  static const Waiting& oldest(const Group& group);
   static bool preferred(const Model& model, std::int64_t rows);
   static bool aged(const Model& model, const Group& group, Nanos now);
   static bool due(const Model& model, const Group& group, Nanos now);

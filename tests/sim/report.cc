@@ -29,6 +29,12 @@ std::string_view name(Invariant invariant) {
       return "a queue is bounded";
     case Invariant::kInterrupt:
       return "a run is stopped when all of its requests are gone";
+    case Invariant::kPromise:
+      return "what is taken in with a target is in time";
+    case Invariant::kRefusal:
+      return "only what could not be in time is refused for it";
+    case Invariant::kStarved:
+      return "nobody is passed for ever";
     case Invariant::kBooks:
       return "the dispatcher's books are right";
   }

@@ -24,6 +24,9 @@ enum class Invariant : std::uint8_t {
   kOnlyGuilty,  // an error goes to those that caused it
   kBounded,     // a queue refuses when it is full, and only then
   kInterrupt,   // a run is asked to stop when all of its requests are gone, and only then
+  kPromise,     // where costs are known exactly, what is taken in with a target is answered by then
+  kRefusal,     // nothing is refused for its target that could have been answered by then with nobody else about
+  kStarved,     // what waits is passed for a bounded time only
   kBooks,       // counts and results of the dispatcher agree with what was done to it
 };
 std::string_view name(Invariant invariant);
@@ -38,7 +41,9 @@ std::string_view name(Invariant invariant);
   X(innocent_saved) X(guilty_alone) X(wrong_row_count) X(pool_refused) X(unload_with_queue) \
   X(unload_with_running) X(unload_while_idle) X(loaded_again) X(zero_rows) X(runs_alone_by_config) \
   X(not_batched) X(strings) X(optional_absent) X(output_not_wanted) X(unaligned_input) X(answer_kept) \
-  X(many_shapes_waiting)
+  X(many_shapes_waiting) X(refused_full_level) X(passed_by_target) X(passed_by_level) X(passed_put_off) \
+  X(turn_of_longest) \
+  X(exact_world) X(two_devices) X(refused_by_forecast) X(batch_cut_short) X(promise_kept) X(lane_held) X(patience_over)
 // clang-format on
 
 enum class State : std::uint8_t {

@@ -48,6 +48,24 @@ ModelPlan make_model(Random& random, int index) {
   }
   if (random.chance(25)) policy.max_queue_size = static_cast<std::size_t>(random.between(1, 12));
   if (random.chance(15)) policy.max_queue_bytes = static_cast<std::size_t>(random.between(64, 2048));
+  if (random.chance(25)) {
+    policy.priority_levels = static_cast<std::uint32_t>(random.between(1, 5));
+    policy.default_priority_level = static_cast<std::uint32_t>(random.between(1, policy.priority_levels));
+    for (std::uint32_t level = 1; level <= policy.priority_levels; ++level) {
+      if (random.chance(60)) continue;
+      QueuePolicy& queue = policy.level_queue[level];
+      if (random.chance(40)) queue.max_queue_size = static_cast<std::size_t>(random.between(1, 12));
+      if (random.chance(40)) queue.timeout_action = TimeoutAction::kDelay;
+      if (random.chance(50)) queue.default_timeout = random.between(20, 3000) * kMicrosecond;
+    }
+  } else if (random.chance(10)) {
+    policy.timeout_action = TimeoutAction::kDelay;
+    policy.default_timeout = random.between(20, 3000) * kMicrosecond;
+  }
+  // One that is sent to the back may make those before it a preferred size. That is seen when the queue is next looked
+  // at, which the reference does not say.
+  if (policy.delays_late() && policy.max_queue_delay > 0) policy.preferred_batch_sizes.clear();
+  if (random.chance(20)) policy.latency_objective = random.between(20, 3000) * kMicrosecond;
   plan.max_lanes = static_cast<int>(random.between(1, 3));
   plan.shapes = random.chance(40) ? 1 : static_cast<int>(random.between(2, random.chance(20) ? 60 : 5));
   plan.strings = random.chance(25);
@@ -58,6 +76,22 @@ ModelPlan make_model(Random& random, int index) {
   plan.run_row = random.between(0, 10) * kMicrosecond;
   plan.slow_percent = random.chance(30) ? static_cast<int>(random.between(1, 20)) : 0;
   return plan;
+}
+
+// Nothing but what the forecast plays through.
+void make_exact(Random& random, ModelPlan& plan, bool levels) {
+  BatchingPolicy& policy = plan.policy;
+  policy.max_queue_delay = 0;
+  if (!levels) {
+    policy.priority_levels = 0;
+    policy.level_queue.clear();
+    policy.timeout_action = TimeoutAction::kReject;
+  }
+  plan.guilty_percent = plan.slow_percent = 0;
+  plan.fragile = 0;
+  plan.run_fixed = random.between(1'000, 300'000);
+  plan.run_row = random.between(10, 50'000);
+  if (random.chance(30)) plan.knee = random.between(1, 16);
 }
 
 }  // namespace
@@ -77,13 +111,30 @@ Scenario Scenario::make(Random& random) {
   made.cancel = random.between(20, 3000) * kMicrosecond;
   made.unloads = random.chance(30) ? static_cast<int>(random.between(1, 4)) : 0;
   made.keep_percent = random.chance(50) ? 10 : 0;
+  const Nanos patience = random.between(100, 5000) * kMicrosecond;  // one for all: else who comes later may go first
+  for (ModelPlan& plan : made.models) plan.policy.patience = patience;
+  made.devices.assign(static_cast<std::size_t>(made.lanes), 0);
+  made.device_slowness = {100, static_cast<int>(random.between(100, 400))};
+  if (random.chance(35)) {
+    made.exact = true;
+    made.pool_cap = std::size_t{64} << 20;
+    made.cancel_percent = made.unloads = 0;
+    made.deadline_percent = static_cast<int>(random.between(5, 100));
+    // A lower level that is promised a time may be passed by a higher one that comes later.
+    for (ModelPlan& plan : made.models) make_exact(random, plan, false);
+    if (made.lanes > 1 && random.chance(50)) {
+      for (int i = static_cast<int>(random.between(1, made.lanes - 1)); i < made.lanes; ++i) {
+        made.devices[static_cast<std::size_t>(i)] = 1;
+      }
+    }
+  }
   return made;
 }
 
-std::unique_ptr<Ticket> make_ticket(Request& request, const ModelPlan& plan, Pool& pool, Random& random,
+std::unique_ptr<Ticket> make_ticket(Request& request, const ModelPlan& plan, bool exact, Pool& pool, Random& random,
                                     Report& report) {
   const std::int64_t most = plan.policy.max_batch_size;
-  if (plan.batched()) request.rows = random.chance(60) ? 1 : random.between(random.chance(5) ? 0 : 1, most);
+  if (plan.batched()) request.rows = random.chance(60) ? 1 : random.between(random.chance(5) && !exact ? 0 : 1, most);
   const int width = static_cast<int>(random.below(static_cast<std::size_t>(plan.shapes)));
   request.width = width + 1;
   request.with_strings = plan.strings && random.chance(70);

@@ -27,7 +27,13 @@ struct ModelPlan {
   bool deaf = false;         // does not hear a stop
   Nanos run_fixed = 0;
   Nanos run_row = 0;
+  std::int64_t knee = 0;  // rows from which each further one takes twice as long; 0: none
   int slow_percent = 0;
+
+  Nanos run_time(std::int64_t rows, int slowness) const {
+    const std::int64_t beyond = knee > 0 && rows > knee ? rows - knee : 0;
+    return (run_fixed + run_row * (rows + beyond)) * slowness / 100;
+  }
 
   bool batched() const { return policy.max_batch_size > 0; }  // dimension 0 is the batch
 };
@@ -45,6 +51,12 @@ struct Scenario {
   Nanos cancel = 0;  // most, after arrival
   int unloads = 0;
   int keep_percent = 0;  // answers that their caller holds on to for a while
+  // The dispatcher is told exactly what runs cost, and nothing else delays them: then what it takes in is in time.
+  bool exact = false;
+  std::vector<std::uint32_t> devices;  // of the lanes
+  std::vector<int> device_slowness;    // in per cent of the fastest's time
+
+  int slowness(std::uint32_t device) const { return device_slowness[device]; }
 
   static Scenario make(Random& random);
 };
@@ -66,6 +78,9 @@ struct Request {
   std::size_t bytes = 0;
   Guilt guilt = Guilt::kNone;
   Nanos deadline = kNever;
+  Nanos since = 0;
+  Nanos target = kNever;         // the earlier of its deadline and its model's objective
+  std::uint64_t last_batch = 0;  // of its model by which it has its turn, where turns are what keeps it alive
   Stage stage = Stage::kRefused;
   bool cancel_planned = false;
   bool cancelled = false;
@@ -80,7 +95,7 @@ inline constexpr std::int64_t kFailsFlag = std::int64_t{1} << 60;
 inline constexpr std::int64_t kWrongRowsFlag = std::int64_t{1} << 61;
 
 // A request of this model and its ticket; null when the pool has no room for its inputs.
-std::unique_ptr<Ticket> make_ticket(Request& request, const ModelPlan& plan, Pool& pool, Random& random,
+std::unique_ptr<Ticket> make_ticket(Request& request, const ModelPlan& plan, bool exact, Pool& pool, Random& random,
                                     Report& report);
 // What is wrong with the answer's outputs; empty when they are the request's own rows.
 std::optional<std::string> wrong_rows(const Request& request, const ModelPlan& plan, const Ticket& ticket);

@@ -4,8 +4,20 @@
 
 namespace headrace::sim {
 
+namespace {
+
+constexpr std::uint64_t kTurnEvery = 16;
+
+}  // namespace
+
 World::Placement::Placement(World& world, const ModelPlan& model_plan, int model_index)
-    : plan(model_plan), model(model_index), world_(world) {
+    : plan(model_plan),
+      model(model_index),
+      oracle(model_plan, world.scenario_,
+             world.plant_ == Plant::kCheapCosts  ? 66
+             : world.plant_ == Plant::kDearCosts ? 500
+                                                 : 100),
+      world_(world) {
   runnable.session = this;
   runnable.batched = plan.batched();
   runnable.output_names = {"echo", "strings"};
@@ -19,7 +31,7 @@ World::World(std::uint64_t seed, Plant plant, Report& report, Fibers& fibers)
       plant_random_(~seed),
       scenario_(Scenario::make(random_)),
       pool_(PoolOptions{scenario_.pool_cap, scenario_.pool_cap / 4, {}}),
-      dispatcher_(scenario_.lanes),
+      dispatcher_(scenario_.lanes, plant == Plant::kWrongDevice ? std::vector<std::uint32_t>() : scenario_.devices),
       loaded_(scenario_.models.size(), nullptr),
       ever_loaded_(scenario_.models.size(), false),
       arrivals_left_(scenario_.requests) {
@@ -62,6 +74,11 @@ void World::run() {
       events_.pop_back();
       step(event);
       wake_lanes = plant_ != Plant::kIdleLane || event.kind != Kind::kArrivals || !plant_random_.chance(20);
+    }
+    // Which of the lanes that end at one moment takes first is the forecast's to say.
+    if (scenario_.exact && !events_.empty() && events_.front().time == time) {
+      named_ = kNever;
+      continue;
     }
     settle_moment(wake_lanes);
     check_moment();
@@ -109,7 +126,7 @@ void World::submit(int model) {
   request.id = requests_.size() - 1;
   request.model = model;
   request.placement = placement->reference;
-  std::unique_ptr<Ticket> ticket = make_ticket(request, placement->plan, pool_, random_, report_);
+  std::unique_ptr<Ticket> ticket = make_ticket(request, placement->plan, scenario_.exact, pool_, random_, report_);
   if (ticket == nullptr) {
     REACHED(report_, no_room_for_input);
     return;
@@ -121,9 +138,24 @@ void World::submit(int model) {
     request.deadline = clock_.time + (random_.chance(2) ? 0 : random_.between(1, scenario_.deadline));
   }
   ticket->deadline = request.deadline;
+  const BatchingPolicy& policy = placement->plan.policy;
+  if (policy.priority_levels > 0) ticket->priority = static_cast<std::uint32_t>(random_.between(0, 6));
+  const std::uint32_t level = policy.level_of(ticket->priority);
+  if (plant_ == Plant::kLostPriority) ticket->priority = 0;
+  Nanos put_off = kNever;
+  if (policy.queue_of(level).timeout_action == TimeoutAction::kDelay) {
+    ticket->timeout = policy.timeout_of(level, kNever);
+    if (ticket->timeout != kNever) put_off = clock_.time + ticket->timeout;
+  }
+  request.since = clock_.time;
+  request.last_batch = placement->batches + kTurnEvery * (reference_.waiting(placement->reference) + 2);
+  request.target = request.deadline;
+  if (policy.latency_objective != kNever) {
+    request.target = std::min(request.target, clock_.time + policy.latency_objective);
+  }
   request.ticket = ticket.get();
 
-  const Reference::Room room = reference_.room(request.placement, request.bytes);
+  const Reference::Room room = reference_.room(request.placement, request.bytes, level);
   const Status status = hand_over(request, *placement);
   TRACE(report_, "request " + std::to_string(request.id) + " for " + placement->plan.name + ", " +
                      std::to_string(request.rows) + " rows, shape " + std::to_string(request.shape) + ": " +
@@ -135,7 +167,9 @@ void World::submit(int model) {
     request.stage = Stage::kQueued;
     ++unanswered_;
     if (request.deadline != kNever) deadlines_.emplace(request.deadline, request.id);
-    reference_.join(request.placement, {request.id, clock_.time, request.rows, request.shape, request.bytes});
+    reference_.join(request.placement,
+                    {request.id, clock_.time, request.rows, request.shape, request.bytes, level, request.target,
+                     plant_ == Plant::kEndlessPatience ? kNever - clock_.time : policy.patience, put_off});
     if (random_.chance(scenario_.cancel_percent)) {
       request.cancel_planned = true;
       at(clock_.time + random_.between(0, scenario_.cancel), Kind::kCancel, 0, request.id);
@@ -150,12 +184,25 @@ void World::submit(int model) {
   } else if (request.deadline <= clock_.time) {
     REQUIRE(report_, status.code() == Code::kDeadlineExceeded, kBooks, status.to_string());
     REACHED(report_, refused_late);
+  } else if (scenario_.exact && status.code() == Code::kDeadlineExceeded) {
+    check_refusal(request, *placement);
   } else {
     REQUIRE(report_, room != Reference::Room::kYes, kBounded, "refused although there is room: " + status.to_string());
     REQUIRE(report_, status.code() == Code::kResourceExhausted, kBounded, status.to_string());
     if (room == Reference::Room::kTooMany) REACHED(report_, refused_full_tickets);
     if (room == Reference::Room::kTooManyBytes) REACHED(report_, refused_full_bytes);
+    if (room == Reference::Room::kTooManyOfLevel) REACHED(report_, refused_full_level);
   }
+}
+
+void World::check_refusal(const Request& request, const Placement& placement) {
+  REACHED(report_, refused_by_forecast);
+  REQUIRE(report_, request.target != kNever, kRefusal, "it has no target");
+  if (unanswered_ > 0) return;
+  const Nanos time = placement.plan.run_time(request.rows, scenario_.slowness(scenario_.devices.front()));
+  REQUIRE(report_, clock_.time + time >= request.target, kRefusal,
+          "request " + std::to_string(request.id) + " would have taken " + std::to_string(time) + " ns of " +
+              std::to_string(request.target - clock_.time));
 }
 
 Status World::hand_over(Request& request, Placement& placement) {
@@ -203,10 +250,14 @@ void World::load(int model) {
   ever_loaded_[slot] = true;
   placements_.push_back(std::make_unique<Placement>(*this, plan, model));
   Placement& placement = *placements_.back();
-  placement.reference = reference_.add(plan.policy, plan.max_lanes);
   BatchingPolicy policy = plan.policy;
+  if (plant_ == Plant::kEndlessPatience) policy.patience = kNever;
+  placement.reference = reference_.add(policy, plan.max_lanes);
   if (plant_ == Plant::kBatchOverLimit && policy.max_queue_delay == 0) policy.max_batch_size *= 2;
-  placement.entry = dispatcher_.add(plan.name, policy, plan.max_lanes, &placement);
+  Costs* costs = scenario_.exact ? &placement.oracle : nullptr;
+  if (costs != nullptr) REACHED(report_, exact_world);
+  if (scenario_.devices.back() != 0) REACHED(report_, two_devices);
+  placement.entry = dispatcher_.add(plan.name, policy, plan.max_lanes, &placement, costs);
   loaded_[slot] = &placement;
   if (plan.batched() && !plan.policy.dynamic_batching) REACHED(report_, runs_alone_by_config);
   if (!plan.batched()) REACHED(report_, not_batched);
@@ -252,7 +303,7 @@ void World::settle_moment(bool wake_lanes) {
     hand_out(late);
   }
   if (!wake_lanes) return;
-  first_lane_ = random_.below(lanes_.size());
+  first_lane_ = scenario_.exact ? 0 : random_.below(lanes_.size());
   for (std::size_t i = 0; i < lanes_.size(); ++i) give_work(*lanes_[(first_lane_ + i) % lanes_.size()]);
 }
 
@@ -260,7 +311,7 @@ void World::check_moment() {
   const bool idle = std::any_of(lanes_.begin(), lanes_.end(), [](const auto& lane) { return !lane->placement; });
   const Pick pick = reference_.next(clock_.time);
   if (idle) {
-    REQUIRE(report_, pick.model < 0, kLaneIdle, "request " + std::to_string(pick.ids.front()) + " waits");
+    REQUIRE(report_, pick.model < 0 || held(pick), kLaneIdle, "request " + std::to_string(pick.ids.front()) + " waits");
     if (named_ != kNever) REACHED(report_, waited_for_delay);
     if (reference_.capped(clock_.time)) REACHED(report_, model_capped);
   } else if (pick.model >= 0) {

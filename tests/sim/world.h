@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "fiber.h"
 #include "memory/pool.h"
+#include "oracle.h"
 #include "plants.h"
 #include "reference.h"
 #include "report.h"
@@ -65,6 +66,8 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
     int reference = -1;
     Dispatcher::Entry* entry = nullptr;
     Runnable runnable;
+    Oracle oracle;
+    std::uint64_t batches = 0;
     bool closed = false;
 
    private:
@@ -93,6 +96,7 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
   void submit(int model);
   Status hand_over(Request& request, Placement& placement);
   void release_withheld();
+  void check_refusal(const Request& request, const Placement& placement);
   void cancel(Request& request);
   void load(int model);
   void unload(int model);
@@ -105,6 +109,8 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
   // lanes.cc: what a lane does
   void give_work(Lane& lane);
   void check_batch(const Lane& lane, const Pick& pick);
+  bool held(const Pick& pick) const;
+  void check_starving(const Lane& lane);
   void go_on(Lane& lane, bool start);
   Status run_model(Placement& placement, BatchRun& batch);
   Status compute(const ModelPlan& plan, BatchRun& batch);

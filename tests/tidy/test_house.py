@@ -25,6 +25,7 @@ BANNED_CLASS = re.compile(
 # Suites about a folder as a whole; every other test file has the name of what it tests.
 NATIVE_SUITES = {
     "conformance",
+    "dispatcher_promises",
     "engine_unload",
     "grpc_pause",
     "infer_response",
@@ -32,6 +33,7 @@ NATIVE_SUITES = {
     "infer_stream_ends",
     "ort_types",
     "pool_waste",
+    "queue_order",
     "scheduler_ends",
 }
 PYTHON_SUITES = {"core", "shared_memory"}

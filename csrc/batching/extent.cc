@@ -1,0 +1,60 @@
+#include "batching/extent.h"
+
+#include <algorithm>
+
+#include "batching/request.h"
+
+namespace headrace {
+
+namespace {
+
+// The most rows with which a batch that starts now meets the target.
+std::int64_t rows_until(Nanos target, const ExtentRule& rule, Nanos now) {
+  if (target == kNever || rule.costs == nullptr) return rule.max_rows;
+  return target <= now ? 0 : rule.costs->most_rows_within(rule.key, target - now - 1, rule.max_rows);
+}
+
+}  // namespace
+
+Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos now) {
+  Extent extent{1, slots.front().load, slots.front().rows};
+  if (!rule.batched || slots.size() == 1) return extent;
+  std::int64_t cap = rule.max_rows;
+  if (rule.trial_rows > 0) {
+    cap = std::min(cap, rule.trial_rows);
+  } else if (rule.costs != nullptr && rule.preferred == nullptr) {
+    cap = rule.costs->best_rows(rule.key, cap);
+  }
+  Nanos earliest = slots.front().target;
+  std::int64_t limit = rows_until(earliest, rule, now);
+  if (limit < extent.load) {
+    earliest = kNever;  // late whatever is done
+    limit = cap;
+  }
+  limit = std::min(cap, limit);
+  const auto prefers = [&rule](std::int64_t rows) {
+    return rule.preferred != nullptr && std::binary_search(rule.preferred->begin(), rule.preferred->end(), rows);
+  };
+  Extent preferred = prefers(extent.load) ? extent : Extent();
+  while (extent.tickets < slots.size()) {
+    const Slot& slot = slots[extent.tickets];
+    if (slot.load > limit - extent.load) break;
+    if (slot.target == kNever && slot.key.sequence >= rule.joins_before) break;
+    if (slot.target < earliest) {
+      // It would be late in this batch: then it waits for the next, unless it is late whatever is done.
+      const std::int64_t own_limit = rows_until(slot.target, rule, now);
+      if (own_limit < extent.load + slot.load && own_limit >= slot.load) break;
+      if (own_limit >= slot.load) {
+        earliest = slot.target;
+        limit = std::min(limit, own_limit);
+      }
+    }
+    extent.load += slot.load;
+    extent.rows += slot.rows;
+    ++extent.tickets;
+    if (prefers(extent.load)) preferred = extent;
+  }
+  return preferred.tickets > 0 ? preferred : extent;
+}
+
+}  // namespace headrace

@@ -1,0 +1,39 @@
+// How far a batch reaches: of tickets in the order in which they go, how many run together. The queue asks when it
+// hands out a batch, and a forecast when it plays through what the queue will hand out. Pure.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "batching/cost_model.h"
+#include "batching/waiting_line.h"
+
+namespace headrace {
+
+struct ExtentRule {
+  bool batched = false;
+  std::int64_t max_rows = 1;
+  const std::vector<std::int64_t>* preferred = nullptr;  // ascending; null: take no account of them
+  const Costs* costs = nullptr;                          // null: nothing is known of time
+  CostKey key;
+  std::int64_t trial_rows = 0;  // of so many rows the batch is to be, if whole tickets reach as far; 0: no trial
+  // One without a target that came later closes the batch: it may start one, and join none.
+  std::uint64_t joins_before = static_cast<std::uint64_t>(-1);
+};
+
+struct Extent {
+  std::size_t tickets = 0;
+  std::int64_t load = 0;
+  std::int64_t rows = 0;
+};
+
+// At least the first ticket. Those that follow it join, strictly in order, as long as
+//  - the batch has at most max_rows rows,
+//  - it has not reached the size from which a bigger one does not pay (unless preferred sizes say what is wanted),
+//  - it is predicted to end before the earliest target in it; a target that is lost anyway holds nobody up.
+Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos now);
+
+}  // namespace headrace

@@ -1,0 +1,191 @@
+#include "schedule/forecast.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+
+namespace headrace {
+
+void Forecast::begin(Nanos now) {
+  now_ = now;
+  models_.clear();
+  lanes_.clear();
+  groups_.clear();
+  targets_left_ = 0;
+  forced_ = {};
+}
+
+int Forecast::add_model(const Queue& queue, int lanes, int max_lanes) {
+  waiting_.clear();
+  queue.append_groups(waiting_);
+  const std::size_t begin = groups_.size();
+  for (const WaitingGroup& each : waiting_) {
+    const auto has_target = [](const Slot& slot) { return slot.target != kNever; };
+    const auto targets = queue.targets() == 0 ? 0 : std::count_if(each.slots.begin(), each.slots.end(), has_target);
+    groups_.push_back({each, 0, static_cast<std::size_t>(targets)});
+  }
+  models_.push_back({lanes, max_lanes, begin, groups_.size(), queue.targets(), queue.policy().priority_levels > 1});
+  targets_left_ += queue.targets();
+  return static_cast<int>(models_.size()) - 1;
+}
+
+void Forecast::add_lane(std::uint32_t device, int model, Nanos end, double variance) {
+  lanes_.push_back({device, model, std::max(end, now_), variance});
+}
+
+void Forecast::take_first(int lane, int model, const Slot* line, std::size_t tickets) {
+  const Model& taken = models_[static_cast<std::size_t>(model)];
+  for (std::size_t i = taken.groups_begin; i < taken.groups_end; ++i) {
+    if (groups_[i].waiting.slots.data() != line) continue;
+    start(lanes_[static_cast<std::size_t>(lane)], model, groups_[i], tickets, now_, nullptr, forced_);
+    return;
+  }
+  HEADRACE_CHECK(false && "the model has no such group");
+}
+
+Nanos Forecast::hold(int lane) {
+  const Nanos until = next_event(now_);
+  if (until != kNever) lanes_[static_cast<std::size_t>(lane)].free = until;
+  return until;
+}
+
+bool Forecast::surely_in_time() const {
+  Nanos end = now_;
+  double variance = 0;
+  for (const Lane& lane : lanes_) {
+    end = std::max(end, lane.free);
+    variance = std::max(variance, lane.variance);
+  }
+  double total = std::sqrt(variance);
+  Nanos first = kNever;
+  for (const Model& model : models_) {
+    if (model.levels && model.targets > 0) return false;
+    for (std::size_t i = model.groups_begin; i < model.groups_end; ++i) {
+      const WaitingGroup& waiting = groups_[i].waiting;
+      first = std::min(first, waiting.slots.front().key.when);
+      if (!waiting.due) total += static_cast<double>(std::max<Nanos>(waiting.ripens - now_, 0));
+      if (waiting.rule.costs == nullptr) continue;
+      const ExtentRule& rule = waiting.rule;
+      std::int64_t rows = rule.max_rows;
+      auto batches = static_cast<std::int64_t>(waiting.slots.size());
+      if (rule.batched && rule.preferred == nullptr) {
+        // Strictly in order, two batches that follow each other have more rows than fit into one; and there may be
+        // a trial.
+        std::int64_t most = rule.max_rows;
+        for (const Lane& lane : lanes_) most = rule.costs->best_rows({lane.device, rule.key.shape}, most);
+        batches = 2 * waiting.load / std::max<std::int64_t>(most, 1) + 2;
+      } else {
+        for (const Slot& slot : waiting.slots) rows = std::max<std::int64_t>(rows, slot.rows);
+      }
+      Nanos dearest = 0;
+      for (const Lane& lane : lanes_) {
+        dearest = std::max(dearest, rule.costs->predict({lane.device, rule.key.shape}, rows).high);
+      }
+      total += static_cast<double>(batches) * static_cast<double>(dearest);
+    }
+  }
+  return total < static_cast<double>(first - end);
+}
+
+// What a lane that is free at `now` gets.
+Forecast::Group* Forecast::next(Nanos now, std::uint64_t joins_before, int& chosen) {
+  Group* best = nullptr;
+  for (std::size_t m = 0; m < models_.size(); ++m) {
+    const Model& model = models_[m];
+    if (model.lanes >= model.max_lanes) continue;
+    Group* first = nullptr;
+    for (std::size_t i = model.groups_begin; i < model.groups_end; ++i) {
+      Group& group = groups_[i];
+      if (group.empty() || (!group.waiting.due && group.waiting.ripens > now)) continue;
+      if (first == nullptr || group.key() < first->key()) first = &group;
+    }
+    if (first == nullptr) continue;
+    const Turn turn{first->key().when, first->key().sequence};
+    if (best != nullptr && !(turn < Turn{best->key().when, best->key().sequence})) continue;
+    best = first;
+    chosen = static_cast<int>(m);
+  }
+  if (best == nullptr || best->targets > 0 || best->key().sequence < joins_before) return best;
+  return overtakes(*best) ? nullptr : best;
+}
+
+bool Forecast::overtakes(const Group& group) const {
+  const OrderKey& key = group.key();
+  return std::any_of(groups_.begin(), groups_.end(), [&key](const Group& other) {
+    return other.targets > 0 && Turn{other.key().when, other.key().sequence} < Turn{key.when, key.sequence};
+  });
+}
+
+void Forecast::release(Nanos now) {
+  for (Lane& lane : lanes_) {
+    if (lane.model < 0 || lane.free > now) continue;
+    --models_[static_cast<std::size_t>(lane.model)].lanes;
+    lane.model = -1;
+  }
+}
+
+Nanos Forecast::next_event(Nanos now) const {
+  Nanos time = kNever;
+  for (const Lane& lane : lanes_) {
+    if (lane.free > now) time = std::min(time, lane.free);
+  }
+  for (const Group& group : groups_) {
+    if (!group.empty() && !group.waiting.due && group.waiting.ripens > now) time = std::min(time, group.waiting.ripens);
+  }
+  return time;
+}
+
+void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, Nanos now, const Ticket* asked,
+                     Result& result) {
+  CostKey key = group.waiting.rule.key;
+  key.device = lane.device;
+  const auto slots = group.waiting.slots.subspan(group.taken, tickets);
+  std::int64_t rows = 0;
+  for (const Slot& slot : slots) rows += slot.rows;
+  CostEstimate cost;
+  if (group.waiting.rule.costs != nullptr) cost = group.waiting.rule.costs->predict(key, rows);
+  if (!cost.sure) cost.typical = cost.high = 0;
+  const auto deviation = static_cast<double>(cost.high - cost.typical);
+  lane.free = now + cost.typical;
+  lane.variance += deviation * deviation;
+  lane.model = model;
+  ++models_[static_cast<std::size_t>(model)].lanes;
+  const Nanos end = lane.free + static_cast<Nanos>(std::sqrt(lane.variance));
+  for (const Slot& slot : slots) {
+    if (slot.ticket == asked) result.asked_end = end;
+    if (slot.target == kNever) continue;
+    --targets_left_;
+    --group.targets;
+    if (end < slot.target) continue;
+    ++result.late;
+    if (slot.ticket == asked) result.asked_late = true;
+  }
+  group.taken += tickets;
+}
+
+Forecast::Result Forecast::run(std::uint64_t joins_before, const Ticket* asked) {
+  Result result = forced_;
+  while (targets_left_ > 0) {
+    Lane& lane =
+        *std::min_element(lanes_.begin(), lanes_.end(), [](const Lane& a, const Lane& b) { return a.free < b.free; });
+    const Nanos now = lane.free;
+    release(now);
+    int model = -1;
+    Group* group = next(now, joins_before, model);
+    if (group == nullptr) {
+      lane.free = next_event(now);
+      if (lane.free == kNever) break;
+      continue;
+    }
+    ExtentRule rule = group->waiting.rule;
+    rule.key.device = lane.device;
+    rule.joins_before = joins_before;
+    if (group->waiting.delays && group->waiting.ripens <= now) rule.preferred = nullptr;
+    const Extent extent = batch_extent(group->waiting.slots.subspan(group->taken), rule, now);
+    start(lane, model, *group, extent.tickets, now, asked, result);
+  }
+  return result;
+}
+
+}  // namespace headrace

@@ -1,0 +1,87 @@
+// What the lanes will do with all that is queued, played through on predicted times by the rules of the dispatcher and
+// the queues: who of those with a target will be late? It is how a request is refused at the door (admission control by
+// simulating the schedule, as Clockwork does: Gujarati et al., OSDI 2020) and how a batch is kept from delaying what
+// was promised. Pure; its memory is used again and again.
+//
+// With independent batches and one order for all, a batch starts when the first lane is free of what goes before it
+// (Graham, "Bounds on multiprocessing timing anomalies", 1969), so what comes last in that order delays nothing before
+// it. Deviations of a lane's runs are taken as independent: their squares add.
+//
+// Exact where costs are, but for what it does not play: queue delays that another arrival ends early, trials of sizes,
+// and the turns that keep low priority levels alive. What is not known for sure counts as no time at all, so that
+// nobody is refused for a guess.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/clock.h"
+#include "batching/queue.h"
+
+namespace headrace {
+
+class Forecast {
+ public:
+  struct Result {
+    std::size_t late = 0;     // tickets with a target that are answered after it
+    bool asked_late = false;  // the one that was asked for among them
+    Nanos asked_end = 0;      // and when its batch ends, with 99 of 100 runs
+  };
+
+  void begin(Nanos now);
+  // Queued tickets of a model that `lanes` lanes run now; returns its number.
+  int add_model(const Queue& queue, int lanes, int max_lanes);
+  // In the order in which idle lanes are offered work. model: which it runs until `end`, with that variance; -1: none.
+  void add_lane(std::uint32_t device, int model, Nanos end, double variance);
+  // Before all others the lane takes the first `tickets` of the model's group with this line.
+  void take_first(int lane, int model, const Slot* line, std::size_t tickets);
+
+  // Or it takes nothing until the next lane is free; when that is (kNever: no other lane is busy, and it may take).
+  Nanos hold(int lane);
+
+  // Cheap and on the safe side: all of it, one after the other on one lane, is through before anybody is late.
+  bool surely_in_time() const;
+  // joins_before: ExtentRule's, of every batch. What came later without a target does not overtake either: no lane
+  // takes it while one with a target stands before it whose model has all the lanes that it may have.
+  Result run(std::uint64_t joins_before, const Ticket* asked = nullptr);
+
+ private:
+  struct Model {
+    int lanes;
+    int max_lanes;
+    std::size_t groups_begin;
+    std::size_t groups_end;
+    std::size_t targets;
+    bool levels;
+  };
+  struct Lane {
+    std::uint32_t device;
+    int model;
+    Nanos free;
+    double variance;
+  };
+  struct Group {
+    WaitingGroup waiting;
+    std::size_t taken = 0;
+    std::size_t targets = 0;  // of those that are left
+    bool empty() const { return taken == waiting.slots.size(); }
+    const OrderKey& key() const { return waiting.slots[taken].key; }
+  };
+
+  Group* next(Nanos now, std::uint64_t joins_before, int& model);
+  bool overtakes(const Group& group) const;
+  Nanos next_event(Nanos now) const;
+  void release(Nanos now);
+  void start(Lane& lane, int model, Group& group, std::size_t tickets, Nanos now, const Ticket* asked, Result& result);
+
+  Nanos now_ = 0;
+  std::vector<Model> models_;
+  std::vector<Lane> lanes_;
+  std::vector<Group> groups_;
+  std::vector<WaitingGroup> waiting_;
+  std::size_t targets_left_ = 0;
+  Result forced_;  // of take_first
+};
+
+}  // namespace headrace

@@ -1,0 +1,175 @@
+// What the dispatcher promises when it knows what runs cost: early refusal, batches that keep what was promised, lanes
+// that are kept free.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "known_costs.h"
+#include "schedule/dispatcher.h"
+
+namespace headrace {
+namespace {
+
+using Tickets = std::vector<Ticket*>;
+
+BatchingPolicy dynamic(std::int64_t max_batch_size) {
+  BatchingPolicy policy;
+  policy.dynamic_batching = true;
+  policy.max_batch_size = max_batch_size;
+  return policy;
+}
+
+class DispatcherPromisesTest : public ::testing::Test {
+ protected:
+  Ticket* ticket(Nanos deadline = kNever) {
+    tickets_.push_back(std::make_unique<Ticket>());
+    tickets_.back()->deadline = deadline;
+    return tickets_.back().get();
+  }
+  Ticket* submitted(Dispatcher& dispatcher, Dispatcher::Entry* entry, Nanos now, Nanos deadline = kNever) {
+    Ticket* made = ticket(deadline);
+    const Status status = dispatcher.submit(entry, made, now);
+    EXPECT_TRUE(status.ok()) << status.to_string();
+    return made;
+  }
+  static void finish(Dispatcher& dispatcher, int lane, Dispatcher::Assignment& assignment) {
+    dispatcher.settle(assignment.entry, assignment.tickets);
+    dispatcher.release(lane, assignment);
+  }
+  static void close(Dispatcher& dispatcher, Dispatcher::Entry* entry) { dispatcher.close(entry); }
+
+  std::vector<std::unique_ptr<Ticket>> tickets_;
+  KnownCosts costs_{100 * kMillisecond, 10 * kMillisecond};
+};
+
+TEST_F(DispatcherPromisesTest, WhatCannotBeInTimeIsRefusedAndLeftAlone) {
+  Dispatcher dispatcher(1);
+  auto* entry = dispatcher.add("digits", dynamic(1), 1, nullptr, &costs_);
+  submitted(dispatcher, entry, 0);
+  submitted(dispatcher, entry, 0);
+  Dispatcher::Assignment assignment;
+  dispatcher.take(0, 0, assignment);
+  // 110 ms run; then it goes before the one without a deadline.
+  submitted(dispatcher, entry, 0, 221 * kMillisecond);
+  Ticket* late = ticket(219 * kMillisecond);
+  const Status status = dispatcher.submit(entry, late, 0);
+  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(status.message(),
+            "model 'digits' would answer in 220 ms, and the deadline is in 219 ms: 2 requests are ahead; allow more "
+            "time, or retry later");
+  EXPECT_EQ(late->state, TicketState::kNew);
+  EXPECT_EQ(late->time.queued, 0);
+  EXPECT_EQ(late->target, kNever);
+  EXPECT_EQ(dispatcher.queued(entry), 2U);
+  EXPECT_EQ(dispatcher.next_deadline(), 221 * kMillisecond);
+  finish(dispatcher, 0, assignment);
+  close(dispatcher, entry);
+}
+
+TEST_F(DispatcherPromisesTest, AnObjectiveIsNamedInTheRefusal) {
+  Dispatcher dispatcher(1);
+  BatchingPolicy policy = dynamic(1);
+  policy.latency_objective = 50 * kMillisecond;
+  auto* entry = dispatcher.add("digits", policy, 1, nullptr, &costs_);
+  const Status status = dispatcher.submit(entry, ticket(), 0);
+  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
+  EXPECT_NE(status.message().find("the objective (latency_objective_ms) is in 50 ms"), std::string::npos)
+      << status.message();
+}
+
+TEST_F(DispatcherPromisesTest, WhoWouldMakeAnotherLateIsRefused) {
+  Dispatcher dispatcher(1);
+  auto* entry = dispatcher.add("digits", dynamic(1), 1, nullptr, &costs_);
+  submitted(dispatcher, entry, 0, 111 * kMillisecond + 1);
+  Ticket* early = ticket(111 * kMillisecond);
+  const Status status = dispatcher.submit(entry, early, 0);
+  EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(status.message(),
+            "model 'digits' would miss deadlines that it has promised to keep, with 1 requests in its queue; retry "
+            "later");
+  close(dispatcher, entry);
+}
+
+TEST_F(DispatcherPromisesTest, NobodyIsRefusedForAGuess) {
+  Dispatcher dispatcher(1);
+  auto* entry = dispatcher.add("digits", dynamic(1), 1, nullptr, &costs_);
+  costs_.sure = false;
+  submitted(dispatcher, entry, 0, 1);
+  auto* unknown = dispatcher.add("letters", dynamic(1), 1, nullptr);
+  submitted(dispatcher, unknown, 0, 1);
+  close(dispatcher, entry);
+  close(dispatcher, unknown);
+}
+
+TEST_F(DispatcherPromisesTest, WhatWasLearntLongAgoRefusesNobodyThatIsAlone) {
+  Dispatcher dispatcher(1);
+  auto* entry = dispatcher.add("digits", dynamic(1), 1, nullptr, &costs_);
+  costs_.seen = 5;
+  EXPECT_FALSE(dispatcher.submit(entry, ticket(kSecond + 6), kSecond).ok());
+  submitted(dispatcher, entry, kSecond + 6, kSecond + 7);
+  EXPECT_FALSE(dispatcher.submit(entry, ticket(kSecond + 8), kSecond + 6).ok()) << "one is enough to find out";
+  close(dispatcher, entry);
+}
+
+TEST_F(DispatcherPromisesTest, ABatchLeavesTheOthersTheirTime) {
+  Dispatcher dispatcher(1);
+  auto* a = dispatcher.add("digits", dynamic(8), 1, nullptr, &costs_);
+  auto* b = dispatcher.add("letters", dynamic(8), 1, nullptr, &costs_);
+  Ticket* first = submitted(dispatcher, a, 0, 200 * kMillisecond);
+  submitted(dispatcher, b, 0, 221 * kMillisecond);  // after 110 and 110
+  submitted(dispatcher, a, 0);                      // would make the first batch 120
+  Dispatcher::Assignment assignment;
+  dispatcher.take(0, 0, assignment);
+  EXPECT_EQ(assignment.tickets, (Tickets{first}));
+  EXPECT_EQ(assignment.cost_rows, 1);
+  finish(dispatcher, 0, assignment);
+  dispatcher.take(0, 110 * kMillisecond, assignment);
+  EXPECT_EQ(assignment.entry, b);
+  finish(dispatcher, 0, assignment);
+  close(dispatcher, a);
+}
+
+TEST_F(DispatcherPromisesTest, ALaneIsKeptFreeForWhatWasPromised) {
+  // The second lane is a slow one. The model with the promise may run on one lane only, and does so there until 220 ms.
+  constexpr Nanos kMs = kMillisecond;
+  Dispatcher dispatcher(2, {0, 1});
+  auto* a = dispatcher.add("digits", dynamic(1), 1, nullptr, &costs_);
+  auto* b = dispatcher.add("letters", dynamic(1), 2, nullptr, &costs_);
+  submitted(dispatcher, a, 0);
+  Dispatcher::Assignment slow;
+  dispatcher.take(1, 0, slow);
+  Ticket* promised = submitted(dispatcher, a, 0, 345 * kMs);  // on the fast lane
+  Ticket* other = submitted(dispatcher, b, 200 * kMs);
+  Dispatcher::Assignment fast;
+  dispatcher.take(0, 200 * kMs, fast);
+  EXPECT_EQ(fast.entry, nullptr) << "it would take the fast lane until 310 ms";
+  EXPECT_EQ(fast.ask_again, 220 * kMs);
+  finish(dispatcher, 1, slow);
+  dispatcher.take(0, 220 * kMs, fast);
+  EXPECT_EQ(fast.tickets, (Tickets{promised}));
+  dispatcher.take(1, 220 * kMs, slow);
+  EXPECT_EQ(slow.tickets, (Tickets{other}));
+  finish(dispatcher, 0, fast);
+  finish(dispatcher, 1, slow);
+}
+
+TEST_F(DispatcherPromisesTest, LanesOfUnlikeSpeedAreCountedAsWhatTheyAre) {
+  Dispatcher dispatcher(2, {0, 1});
+  auto* entry = dispatcher.add("digits", dynamic(1), 2, nullptr, &costs_);
+  submitted(dispatcher, entry, 0);
+  Dispatcher::Assignment fast;
+  dispatcher.take(0, 0, fast);
+  EXPECT_EQ(fast.cost_key.device, 0U);
+  // The idle lane takes 220.
+  EXPECT_FALSE(dispatcher.submit(entry, ticket(220 * kMillisecond), 0).ok());
+  submitted(dispatcher, entry, 0, 221 * kMillisecond);
+  Dispatcher::Assignment slow;
+  dispatcher.take(1, 0, slow);
+  EXPECT_EQ(slow.cost_key.device, 1U);
+  finish(dispatcher, 0, fast);
+  finish(dispatcher, 1, slow);
+}
+
+}  // namespace
+}  // namespace headrace
