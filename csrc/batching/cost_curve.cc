@@ -88,7 +88,7 @@ float CostCurve::Bucket::location() const {
   return size < 3 && warmup > 0 ? std::min(warmup, time) : time;
 }
 
-void CostCurve::record(std::int64_t rows, Nanos time, Nanos now) {
+bool CostCurve::record(std::int64_t rows, Nanos time, Nanos now) {
   rows = std::clamp<std::int64_t>(rows, 1, max_rows_);
   const auto nanos = static_cast<float>(std::max<Nanos>(time, 1));
   bool sure = false;
@@ -98,7 +98,9 @@ void CostCurve::record(std::int64_t rows, Nanos time, Nanos now) {
   bucket.last = ++runs_;
   seen_ = std::max(seen_, now);
   const float moved = std::abs(bucket.location() - bucket.fitted);
-  if (until_fit_-- == 0 || bucket.size <= kSure || moved > kMoved * bucket.fitted) fit();
+  if (until_fit_-- != 0 && bucket.size > kSure && moved <= kMoved * bucket.fitted) return false;
+  fit();
+  return true;
 }
 
 void CostCurve::record_warmup(std::int64_t rows, Nanos time) {

@@ -47,8 +47,8 @@ class CostCurve {
   explicit CostCurve(std::int64_t max_rows);  // 1 or more; more rows than that count as that many
   void reset();
 
-  // A run of that many rows took so long, and ended at `now`. Only runs that succeeded.
-  void record(std::int64_t rows, Nanos time, Nanos now);
+  // A run of that many rows took so long, and ended at `now`. Only runs that succeeded. True when predictions change.
+  bool record(std::int64_t rows, Nanos time, Nanos now);
   // The same of a warm-up run: it counts until real runs of its size are known.
   void record_warmup(std::int64_t rows, Nanos time);
 

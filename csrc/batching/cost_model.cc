@@ -60,6 +60,7 @@ CostCurve& CostModel::use(const CostKey& key) {
     *link = slot.next_in_bucket;
     slot.key = key;
     slot.curve->reset();
+    ++edition_;
   }
   std::uint32_t& bucket = buckets_[bucket_of(key)];
   slots_[index].next_in_bucket = bucket;
@@ -69,10 +70,13 @@ CostCurve& CostModel::use(const CostKey& key) {
 }
 
 void CostModel::record(const CostKey& key, std::int64_t rows, Nanos time, Nanos now) {
-  use(key).record(rows, time, now);
+  if (use(key).record(rows, time, now)) ++edition_;
 }
 
-void CostModel::record_warmup(const CostKey& key, std::int64_t rows, Nanos time) { use(key).record_warmup(rows, time); }
+void CostModel::record_warmup(const CostKey& key, std::int64_t rows, Nanos time) {
+  use(key).record_warmup(rows, time);
+  ++edition_;
+}
 
 const CostCurve* CostModel::curve(const CostKey& key) const {
   const std::uint32_t index = find(key);

@@ -31,6 +31,8 @@ class Costs {
   virtual std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const = 0;
   // A size of at most `available` rows that should be tried with the next batch; 0: none.
   virtual std::int64_t trial(const CostKey& key, std::int64_t available) = 0;
+  // Changes when the answers of the others do.
+  virtual std::uint64_t edition() const { return 1; }
 };
 
 class CostModel final : public Costs {
@@ -45,6 +47,7 @@ class CostModel final : public Costs {
   std::int64_t best_rows(const CostKey& key, std::int64_t most) const override;
   std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const override;
   std::int64_t trial(const CostKey& key, std::int64_t available) override;
+  std::uint64_t edition() const override { return edition_; }
 
   const CostCurve* curve(const CostKey& key) const;  // null: nothing known; valid until the next record
   std::vector<CostKey> keys() const;                 // last recorded first
@@ -72,6 +75,7 @@ class CostModel final : public Costs {
   std::vector<std::uint32_t> buckets_;  // a power of two of them
   std::uint32_t newest_ = kNone;
   std::uint32_t oldest_ = kNone;
+  std::uint64_t edition_ = 1;
 };
 
 }  // namespace headrace

@@ -18,12 +18,16 @@ std::int64_t rows_until(Nanos target, const ExtentRule& rule, Nanos now) {
 
 Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos now) {
   Extent extent{1, slots.front().load, slots.front().rows};
+  if (!rule.batched) extent.why = Closed::kAlone;
   if (!rule.batched || slots.size() == 1) return extent;
   std::int64_t cap = rule.max_rows;
+  Closed at_cap = Closed::kFull;
   if (rule.trial_rows > 0) {
+    if (rule.trial_rows < cap) at_cap = Closed::kTrial;
     cap = std::min(cap, rule.trial_rows);
   } else if (rule.costs != nullptr && rule.preferred == nullptr) {
     cap = rule.costs->best_rows(rule.key, cap);
+    if (cap < rule.max_rows) at_cap = Closed::kPays;
   }
   Nanos earliest = slots.front().target;
   std::int64_t limit = rows_until(earliest, rule, now);
@@ -38,12 +42,21 @@ Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos n
   Extent preferred = prefers(extent.load) ? extent : Extent();
   while (extent.tickets < slots.size()) {
     const Slot& slot = slots[extent.tickets];
-    if (slot.load > limit - extent.load) break;
-    if (slot.target == kNever && slot.key.sequence >= rule.joins_before) break;
+    if (slot.load > limit - extent.load) {
+      extent.why = slot.load > cap - extent.load ? at_cap : Closed::kTarget;
+      break;
+    }
+    if (slot.target == kNever && slot.key.sequence >= rule.joins_before) {
+      extent.why = Closed::kPromise;
+      break;
+    }
     if (slot.target < earliest) {
       // It would be late in this batch: then it waits for the next, unless it is late whatever is done.
       const std::int64_t own_limit = rows_until(slot.target, rule, now);
-      if (own_limit < extent.load + slot.load && own_limit >= slot.load) break;
+      if (own_limit < extent.load + slot.load && own_limit >= slot.load) {
+        extent.why = Closed::kTarget;
+        break;
+      }
       if (own_limit >= slot.load) {
         earliest = slot.target;
         limit = std::min(limit, own_limit);
@@ -54,7 +67,11 @@ Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos n
     ++extent.tickets;
     if (prefers(extent.load)) preferred = extent;
   }
-  return preferred.tickets > 0 ? preferred : extent;
+  if (preferred.tickets > 0) {
+    preferred.why = Closed::kPreferred;
+    return preferred;
+  }
+  return extent;
 }
 
 }  // namespace headrace

@@ -24,10 +24,25 @@ struct ExtentRule {
   std::uint64_t joins_before = static_cast<std::uint64_t>(-1);
 };
 
+// Why a batch has no more tickets than it has.
+enum class Closed : std::uint8_t {
+  kAlone,      // each request of this model runs alone
+  kAll,        // nothing more waited
+  kFull,       // the next would pass max_batch_size
+  kPays,       // a bigger batch does not pay
+  kTarget,     // in a bigger one a target would be missed
+  kPreferred,  // a preferred size
+  kDelay,      // the oldest had waited the queue delay; all that waited
+  kTrial,      // a size that is little known is tried
+  kPromise,    // what came later would have delayed what is promised
+};
+inline constexpr std::size_t kClosedReasons = 9;
+
 struct Extent {
   std::size_t tickets = 0;
   std::int64_t load = 0;
   std::int64_t rows = 0;
+  Closed why = Closed::kAll;
 };
 
 // At least the first ticket. Those that follow it join, strictly in order, as long as

@@ -49,6 +49,7 @@ struct Queue::Impl {
   bool turns = false;              // without them something could starve
   bool delays = false;             // a level has timeout_action DELAY
   std::uint32_t since_turn = 0;    // batches
+  std::vector<std::uint32_t> devices{0};
 
   std::int64_t load_of(const Ticket& ticket) const { return std::clamp<std::int64_t>(ticket.rows, 1, max_rows); }
   bool prefers(std::int64_t rows) const { return std::binary_search(preferred.begin(), preferred.end(), rows); }
@@ -139,6 +140,24 @@ struct Queue::Impl {
       file(group, costs);
     }
   }
+  // What a batch of the group can cost at most, and how many rows it has at least where more wait: strictly in order,
+  // it ends at the first ticket that does not fit.
+  void price(ShapeGroup* group, const Costs& costs) const {
+    std::int64_t most = max_rows;
+    if (batched && preferred.empty()) {
+      for (const std::uint32_t device : devices) most = costs.best_rows({device, group->hash}, most);
+    }
+    const std::int64_t rows = batched ? std::max(most, group->dearest) : group->dearest;
+    Nanos cost = 0;
+    for (const std::uint32_t device : devices) {
+      const CostEstimate estimate = costs.predict({device, group->hash}, rows);
+      if (estimate.sure) cost = std::max(cost, estimate.high);  // nobody is refused for a guess
+    }
+    const std::int64_t least = batched && preferred.empty() ? std::max<std::int64_t>(most - group->dearest + 1, 1) : 1;
+    group->batch_cost = std::min(cost, kMostWork);
+    group->row_cost = (group->batch_cost + least - 1) / least;
+    group->edition = costs.edition();
+  }
   bool is_turn() const { return turns && since_turn + 1 >= kTurnEvery; }
   // The group whose batch is next, and where in its line the batch begins; null when none is due.
   ShapeGroup* next(std::size_t& first) const {
@@ -198,6 +217,29 @@ Status Queue::level_full(std::uint32_t level, std::size_t bound) const {
                             "add instances (count in config.pbtxt's instance_group)");
 }
 
+void Queue::set_costs(Costs* costs, std::vector<std::uint32_t> devices) {
+  HEADRACE_CHECK(size_ == 0 && !devices.empty());
+  costs_ = costs;
+  impl_->devices = std::move(devices);
+}
+
+Nanos Queue::batch_cost(const Ticket& ticket) { return ticket.group->batch_cost; }
+
+// The group has gained or lost tickets.
+void Queue::weigh(ShapeGroup* group) {
+  Nanos work = 0;
+  if (!group->line.empty()) {
+    if (group->edition != costs_->edition()) {
+      if (group->line.size() == 1) group->dearest = group->line.front().rows;
+      impl_->price(group, *costs_);
+    }
+    if (__builtin_mul_overflow(group->load, group->row_cost, &work)) work = kMostWork;
+    work = std::min(std::min(work, kMostWork) + group->batch_cost, kMostWork);
+  }
+  work_ += work - group->work;
+  group->work = work;
+}
+
 Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   const std::size_t bytes = bytes_of(*ticket);
   if (size_ >= policy_.max_queue_size) return full(bytes);
@@ -225,7 +267,10 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
     ticket->target = std::min(ticket->target, later(received, policy_.latency_objective));
   }
   ticket->order_when = std::min(ticket->target, later(last_push_, policy_.patience));
-  if (ticket->target != kNever) ++targets_;
+  if (ticket->target != kNever) {
+    ++targets_;
+    ++group->targets;
+  }
   if (impl_->delays && policy_.queue_of(level).timeout_action == TimeoutAction::kDelay && ticket->timeout != kNever) {
     impl_->timeouts.set(ticket, later(received, ticket->timeout));
   }
@@ -239,6 +284,13 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   group->load += load;
   ++size_;
   bytes_ += bytes;
+  if (costs_ != nullptr) {
+    if (rows > group->dearest) {
+      group->dearest = rows;
+      group->edition = 0;
+    }
+    weigh(group);
+  }
   if (impl_->delay != 0 && !impl_->preferred.empty()) {
     if (group->line.back().ticket != ticket) {
       impl_->look_for_preferred(group);
@@ -262,7 +314,11 @@ void Queue::remove(Ticket* ticket) {
   ticket->group = nullptr;
   --size_;
   bytes_ -= ticket->queued_bytes;
-  if (ticket->target != kNever) --targets_;
+  if (ticket->target != kNever) {
+    --targets_;
+    --group->targets;
+  }
+  if (costs_ != nullptr) weigh(group);
   impl_->timeouts.remove(ticket);
   if (!impl_->bounds.empty()) {
     if (LevelBound* bound = impl_->bound_of(level_of(*ticket)); bound != nullptr) --bound->queued;
@@ -292,6 +348,9 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
   batch.tickets = extent.tickets;
   batch.key = rule.key;
   batch.cost_rows = extent.rows;
+  batch.why = extent.why;
+  batch.trial = rule.trial_rows > 0;
+  if (impl_->delay != 0 && extent.why == Closed::kAll && group->load < impl_->full_rows) batch.why = Closed::kDelay;
   batch.first = taken.front().ticket;
   bool oldest_left = true;
   for (std::size_t i = 0; i < taken.size(); ++i) {
@@ -301,7 +360,11 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
     ticket->queue_next = i + 1 < taken.size() ? taken[i + 1].ticket : nullptr;
     batch.rows += ticket->rows;
     bytes_ -= ticket->queued_bytes;
-    if (taken[i].target != kNever) --targets_;
+    batch.oldest = std::min(batch.oldest, ticket->time.queued);
+    if (taken[i].target != kNever) {
+      --targets_;
+      --group->targets;
+    }
     if (taken[i].key.sequence == group->oldest) oldest_left = false;
     if (impl_->delays) impl_->timeouts.remove(ticket);
     if (!impl_->bounds.empty()) {
@@ -311,6 +374,7 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
   group->load -= extent.load;
   size_ -= extent.tickets;
   line.drop_front(extent.tickets);
+  if (costs_ != nullptr) weigh(group);
   if (!oldest_left) impl_->find_oldest(group);
   impl_->refile(group, costs_);
   return batch;
@@ -351,7 +415,8 @@ CostKey Queue::cost_key(const Ticket& ticket) const { return {0, ticket.group->h
 void Queue::append_groups(std::vector<WaitingGroup>& out) const {
   const auto append = [&](const ShapeGroup& group, bool due) {
     const Nanos ripens = later(group.oldest_queued, impl_->delay);
-    out.push_back({group.line.slots(), group.load, due, impl_->delay > 0, ripens, impl_->rule(group, costs_, 0)});
+    out.push_back(
+        {group.line.slots(), group.load, group.targets, due, impl_->delay > 0, ripens, impl_->rule(group, costs_, 0)});
   };
   for (std::size_t i = 0; i < impl_->due.size(); ++i) append(*impl_->due.item(i), true);
   for (std::size_t i = 0; i < impl_->waiting.size(); ++i) append(*impl_->waiting.item(i), false);
@@ -365,6 +430,8 @@ Ticket* Queue::clear() {
     for (const Slot& slot : group->line.slots()) all.push_back(slot.ticket);
     group->line.clear();
     group->load = 0;
+    group->targets = 0;
+    group->work = 0;
     impl_->refile(group, costs_);
   }
   HEADRACE_CHECK(all.size() == size_);
@@ -379,6 +446,7 @@ Ticket* Queue::clear() {
   size_ = 0;
   bytes_ = 0;
   targets_ = 0;
+  work_ = 0;
   return all.empty() ? nullptr : all.front();
 }
 

@@ -49,7 +49,12 @@ struct Batch {
   std::int64_t rows = 0;
   CostKey key;                 // under which its run is counted
   std::int64_t cost_rows = 0;  // and as how many rows
+  Closed why = Closed::kAll;
+  bool trial = false;     // of a size that is little known
+  Nanos oldest = kNever;  // when the ticket of it that waited longest was queued
 };
+
+inline constexpr Nanos kMostWork = kNever / 1024;
 
 inline constexpr std::uint64_t kNoSequence = std::numeric_limits<std::uint64_t>::max();
 
@@ -64,6 +69,7 @@ struct Turn {
 struct WaitingGroup {
   std::span<const Slot> slots;
   std::int64_t load = 0;
+  std::size_t targets = 0;  // tickets that have one
   bool due = false;
   bool delays = false;  // it may wait for mates
   Nanos ripens = 0;     // and no longer than until then
@@ -84,8 +90,9 @@ class Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
-  // Which costs the runs of this model have; null: nothing is known. They must outlive the queue.
-  void set_costs(Costs* costs) { costs_ = costs; }
+  // Which costs the runs of this model have on lanes of these kinds; null: nothing is known. They must outlive the
+  // queue. While it is empty.
+  void set_costs(Costs* costs, std::vector<std::uint32_t> devices = {0});
   const Costs* costs() const { return costs_; }
 
   // Joins the queue: state becomes kQueued; time.queued, level and target are set. `sequence` grows from push to push
@@ -113,6 +120,11 @@ class Queue {
   std::size_t size() const { return size_; }
   std::size_t bytes() const { return bytes_; }
   std::size_t targets() const { return targets_; }  // queued tickets that have one
+  // The most time that all of it takes on one lane, by what is known of costs, while no target closes a batch early; at
+  // most kMostWork. O(1), as each ticket's share is added when it comes.
+  Nanos work() const { return work_; }
+  // And the dearest batch that a queued ticket may be in.
+  static Nanos batch_cost(const Ticket& ticket);
   // Under which the run of a queued ticket is counted, but for the lane's device.
   CostKey cost_key(const Ticket& ticket) const;
   // All groups with tickets, in no order.
@@ -126,6 +138,7 @@ class Queue {
 
  private:
   struct Impl;
+  void weigh(ShapeGroup* group);
   Status full(std::size_t ticket_bytes) const;
   Status level_full(std::uint32_t level, std::size_t bound) const;
 
@@ -134,6 +147,7 @@ class Queue {
   std::size_t size_ = 0;
   std::size_t bytes_ = 0;
   std::size_t targets_ = 0;
+  Nanos work_ = 0;
   Costs* costs_ = nullptr;
   Nanos last_push_ = std::numeric_limits<Nanos>::min();
   std::unique_ptr<Impl> impl_;

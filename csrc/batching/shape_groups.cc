@@ -88,6 +88,8 @@ ShapeGroup* ShapeGroups::make(const Ticket& ticket, std::uint64_t hash) {
     ++idle_;
   }
   group->hash = hash;
+  group->dearest = 0;
+  group->edition = 0;
   group->inputs = ticket.inputs.size();
   group->key.clear();
   for (const Tensor& input : ticket.inputs) {

@@ -1,16 +1,13 @@
 #include "schedule/dispatcher.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "base/check.h"
 #include "batching/heap.h"
-#include "schedule/forecast.h"
+#include "schedule/entry.h"
+#include "schedule/promises.h"
 
 namespace headrace {
-
-// Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
-constexpr Nanos kCostsFresh = kSecond;
 
 void TicketChain::append(Ticket* ticket) {
   ticket->next = nullptr;
@@ -41,50 +38,8 @@ void Dispatcher::Assignment::drop_gone() {
   gone.clear();
 }
 
-struct Dispatcher::Entry {
-  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner, Costs* known)
-      : queue(std::move(name), std::move(policy)),
-        max_lanes(most_lanes),
-        delays(queue.policy().max_queue_delay > 0),
-        levels(queue.policy().priority_levels > 1),
-        model(owner),
-        costs(known) {
-    queue.set_costs(known);
-  }
-
-  Queue queue;
-  int max_lanes;
-  bool delays;  // a batch may wait for its queue delay
-  bool levels;  // a newcomer may go before all others
-  void* model;
-  Costs* costs;
-  int number = 0;           // in the forecast that is being made
-  std::size_t targets = 0;  // of its queue, as they were last counted
-  int lanes = 0;            // that run it now
-  std::size_t running = 0;  // tickets that these lanes have not settled
-  bool closed = false;
-  std::uint32_t ready_place = kNoPlace;
-  std::uint32_t timed_place = kNoPlace;
-};
-
-namespace {
-
-struct Lane {
-  std::uint32_t device = 0;
-  Dispatcher::Entry* entry = nullptr;
-  Nanos end = 0;        // predicted, of its batch
-  double variance = 0;  // of that, with 99 of 100 runs as one deviation
-  std::size_t unsettled = 0;
-  std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
-  Nanos started = 0;       // when it took its batch
-  std::optional<Interrupt> interrupt;
-  std::vector<Ticket*> gone;
-};
-
-}  // namespace
-
 struct Dispatcher::Impl {
-  std::vector<Lane> lanes;
+  std::vector<LaneState> lanes;
   std::vector<std::unique_ptr<Entry>> entries;
   // Models that a free lane may run now, by the first ticket of their next batch.
   PlacedHeap<Entry, Turn, &Entry::ready_place> ready;
@@ -95,21 +50,11 @@ struct Dispatcher::Impl {
   std::uint64_t next_sequence = 0;
   Nanos now = 0;  // the latest heard of
   int busy = 0;
-  Forecast forecast;
-  std::size_t targets = 0;              // queued tickets that have one, of models whose costs are known
-  std::uint64_t promised_sequence = 0;  // what came before may join batches, and all with a target is in time
+  Promises promises{lanes, entries};
 
   explicit Impl(int count) : lanes(static_cast<std::size_t>(count)) {}
 
-  void count_targets(Entry* entry) {
-    if (entry->costs == nullptr) return;  // nothing can be promised
-    targets = targets - entry->targets + entry->queue.targets();
-    entry->targets = entry->queue.targets();
-  }
-  void begin_forecast();
-  TakeOptions keep_promises(int lane, Entry* entry, Nanos& hold_until);
-
-  Lane& lane(int index) {
+  LaneState& lane(int index) {
     HEADRACE_CHECK(index >= 0 && static_cast<std::size_t>(index) < lanes.size());
     return lanes[static_cast<std::size_t>(index)];
   }
@@ -140,7 +85,8 @@ struct Dispatcher::Impl {
     if (ticket->state == TicketState::kQueued) {
       auto* entry = static_cast<Entry*>(ticket->model);
       entry->queue.remove(ticket);
-      count_targets(entry);
+      promises.left(*entry, *ticket, false);
+      promises.account(*entry);
       ticket->state = TicketState::kDone;
       file(entry);
       return;
@@ -148,65 +94,10 @@ struct Dispatcher::Impl {
     HEADRACE_CHECK(ticket->state == TicketState::kRunning);
     ticket->state = TicketState::kDone;
     ticket->references.fetch_add(1, std::memory_order_relaxed);
-    Lane& runner = lanes[ticket->lane];
+    LaneState& runner = lanes[ticket->lane];
     if (--runner.wanted == 0) runner.interrupt->request();
   }
 };
-
-// What stands in the queues and runs on the lanes, as it is now.
-void Dispatcher::Impl::begin_forecast() {
-  forecast.begin(now);
-  for (const auto& entry : entries) {
-    entry->number = entry->queue.empty() && entry->lanes == 0
-                        ? -1
-                        : forecast.add_model(entry->queue, entry->lanes, entry->max_lanes);
-  }
-  for (const Lane& each : lanes) {
-    const bool idle = each.entry == nullptr;
-    forecast.add_lane(each.device, idle ? -1 : each.entry->number, idle ? now : each.end, idle ? 0 : each.variance);
-  }
-}
-
-// How large a batch the lane may take without making anybody late that would not be late otherwise. hold_until is set
-// where it should take none: where another lane will be free before the one that only it can keep its promise to.
-TakeOptions Dispatcher::Impl::keep_promises(int index, Entry* entry, Nanos& hold_until) {
-  TakeOptions options;
-  options.device = lane(index).device;
-  if (targets == 0) return options;
-  begin_forecast();
-  if (forecast.surely_in_time()) {
-    promised_sequence = next_sequence;
-    return options;
-  }
-  options.trials = false;
-  // The batch that these options make, and after it batches that these tickets may join.
-  const auto try_with = [&](std::uint64_t takes_before, std::uint64_t joins_before) {
-    TakeOptions tried = options;
-    tried.joins_before = takes_before;
-    std::span<const Slot> slots;
-    const Extent extent = entry->queue.next_extent(now, tried, slots);
-    if (extent.tickets == 0) return std::size_t{0};  // the turn of what has waited longest: it is not put off
-    begin_forecast();
-    forecast.take_first(index, entry->number, slots.data(), extent.tickets);
-    return forecast.run(joins_before).late;
-  };
-  if (try_with(kNoSequence, kNoSequence) == 0) {
-    promised_sequence = next_sequence;
-    return options;
-  }
-  // What came since the last promise without a target of its own may have to wait for a batch of its own.
-  std::size_t late = try_with(kNoSequence, promised_sequence);
-  if (late == 0) return options;
-  if (const std::size_t fewer = try_with(promised_sequence, promised_sequence); fewer < late) {
-    options.joins_before = promised_sequence;
-    late = fewer;
-  }
-  if (late == 0 || busy == 0) return options;
-  begin_forecast();
-  const Nanos until = forecast.hold(index);
-  if (until != kNever && forecast.run(promised_sequence).late < late) hold_until = until;
-  return options;
-}
 
 Dispatcher::Dispatcher(int lanes, const std::vector<std::uint32_t>& devices)
     : impl_(std::make_unique<Impl>(std::max(lanes, 0))) {
@@ -222,6 +113,13 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
   HEADRACE_CHECK(max_lanes > 0);
   impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model, costs));
   Entry* entry = impl_->entries.back().get();
+  if (costs != nullptr) {
+    std::vector<std::uint32_t> kinds;
+    for (const LaneState& lane : impl_->lanes) {
+      if (std::find(kinds.begin(), kinds.end(), lane.device) == kinds.end()) kinds.push_back(lane.device);
+    }
+    entry->queue.set_costs(costs, std::move(kinds));
+  }
   if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
   return entry;
 }
@@ -235,10 +133,11 @@ TicketChain Dispatcher::close(Entry* entry) {
     ticket->state = TicketState::kDone;
     ticket->status = Status(Code::kUnavailable, "model '" + entry->queue.model_name() + "' is being unloaded");
     impl_->deadlines.remove(ticket);
+    impl_->promises.left(*entry, *ticket, false);
     chain.append(ticket);
     ticket = next;
   }
-  impl_->count_targets(entry);
+  impl_->promises.account(*entry);
   impl_->file(entry);
   return chain;
 }
@@ -252,6 +151,7 @@ void Dispatcher::erase(Entry* entry) {
       std::find_if(entries.begin(), entries.end(), [entry](const auto& each) { return each.get() == entry; });
   HEADRACE_CHECK(found != entries.end());
   std::erase(impl_->send_back, entry);
+  impl_->promises.ended(0);
   entries.erase(found);
 }
 
@@ -268,11 +168,11 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   }
   Status status = entry->queue.push(ticket, impl_->now, impl_->next_sequence);
   if (!status.ok()) return status;
-  if (ticket->target != kNever) {
-    impl_->count_targets(entry);
-    if (entry->costs != nullptr) {
-      status = refusal(entry, ticket);
-      if (!status.ok()) return status;
+  if (entry->costs != nullptr) {
+    status = impl_->promises.admit(*entry, ticket, impl_->now);
+    if (!status.ok()) {
+      impl_->file(entry);
+      return status;
     }
   }
   ++impl_->next_sequence;
@@ -284,55 +184,6 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   return status;
 }
 
-// Whether the ticket, which has just been pushed, can be promised its target; if not it is taken out again.
-Status Dispatcher::refusal(Entry* entry, Ticket* ticket) {
-  Impl& impl = *impl_;
-  impl.begin_forecast();
-  bool in_time = impl.forecast.surely_in_time();
-  if (!in_time) in_time = impl.forecast.run(kNoSequence, ticket).late == 0;
-  if (in_time) {
-    impl.promised_sequence = impl.next_sequence + 1;
-    return Status();
-  }
-  const auto forecast = [&impl](const Ticket* asked) {
-    impl.begin_forecast();
-    return impl.forecast.run(impl.promised_sequence, asked);
-  };
-  const Forecast::Result with = forecast(ticket);
-  if (with.late == 0) return Status();
-  const Nanos target = ticket->target;
-  const Nanos end = with.asked_end;
-  const std::size_t ahead = entry->queue.size() - 1;
-  if (with.asked_late && ahead == 0 && entry->lanes == 0) {
-    // Nothing of this model has run lately: perhaps what is known of it is no longer true, and nothing else would tell.
-    const CostEstimate cost = entry->costs->predict(entry->queue.cost_key(*ticket), ticket->rows);
-    if (cost.seen < impl.now && impl.now - cost.seen > kCostsFresh) return Status();
-  }
-  entry->queue.remove(ticket);
-  if (!with.asked_late) {
-    // It makes others late. Or would they be without it?
-    if (forecast(nullptr).late >= with.late) {
-      HEADRACE_CHECK(entry->queue.push(ticket, impl.now, impl.next_sequence).ok());
-      return Status();
-    }
-  }
-  impl.count_targets(entry);
-  impl.file(entry);
-  ticket->state = TicketState::kNew;
-  ticket->time.queued = 0;
-  ticket->target = kNever;
-  const std::string& name = entry->queue.model_name();
-  const auto ms = [&impl](Nanos time) { return std::to_string(std::max<Nanos>(time - impl.now, 0) / kMillisecond); };
-  const bool objective = target != ticket->deadline;
-  return {Code::kDeadlineExceeded,
-          with.asked_late
-              ? "model '" + name + "' would answer in " + ms(end) + " ms, and the " +
-                    (objective ? "objective (latency_objective_ms) " : "deadline ") + "is in " + ms(target) +
-                    " ms: " + std::to_string(ahead) + " requests are ahead; allow more time, or retry later"
-              : "model '" + name + "' would miss deadlines that it has promised to keep, with " +
-                    std::to_string(ahead) + " requests in its queue; retry later"};
-}
-
 void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   out.drop_gone();
   out.entry = nullptr;
@@ -340,7 +191,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   out.rows = 0;
   out.interrupt = nullptr;
   out.ask_again = kNever;
-  Lane& runner = impl_->lane(lane);
+  LaneState& runner = impl_->lane(lane);
   HEADRACE_CHECK(runner.entry == nullptr);
   impl_->now = std::max(impl_->now, now);
   while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
@@ -352,29 +203,33 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   }
   Entry* entry = impl_->ready.top();
   Nanos hold_until = kNever;
-  const TakeOptions options = impl_->keep_promises(lane, entry, hold_until);
+  const TakeOptions options = impl_->promises.before_take(lane, *entry, impl_->now, hold_until);
   if (hold_until != kNever) {
     out.ask_again = impl_->timed.empty() ? hold_until : std::min(hold_until, impl_->timed.top_key());
     return;
   }
   const Batch batch = entry->queue.take(impl_->now, options);
   HEADRACE_CHECK(batch.first != nullptr);
-  impl_->count_targets(entry);
-  runner.end = impl_->now;
+  runner.end = runner.latest = impl_->now;
   runner.variance = 0;
   if (entry->costs != nullptr) {
     const CostEstimate cost = entry->costs->predict(batch.key, batch.cost_rows);
     const auto deviation = static_cast<double>(cost.high - cost.typical);
-    if (cost.sure) runner.end += cost.typical;
-    if (cost.sure) runner.variance = deviation * deviation;
+    if (cost.sure) {
+      runner.end += cost.typical;
+      runner.latest += cost.high;
+      runner.variance = deviation * deviation;
+    }
   }
   for (Ticket* ticket = batch.first; ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
     ticket->queue_next = nullptr;
     ticket->lane = static_cast<std::uint32_t>(lane);
     out.tickets.push_back(ticket);
+    if (ticket->target != kNever) impl_->promises.left(*entry, *ticket, true);
     ticket = next;
   }
+  if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);
   runner.entry = entry;
   runner.unsettled = runner.wanted = batch.tickets;
   runner.started = impl_->now;
@@ -400,7 +255,7 @@ void Dispatcher::still_running(std::span<Ticket* const> tickets, std::vector<Tic
 TicketChain Dispatcher::settle(Entry* entry, std::span<Ticket* const> tickets) {
   TicketChain chain;
   if (tickets.empty()) return chain;
-  Lane& runner = impl_->lanes[tickets.front()->lane];
+  LaneState& runner = impl_->lanes[tickets.front()->lane];
   HEADRACE_CHECK(runner.entry == entry && runner.unsettled >= tickets.size());
   for (Ticket* ticket : tickets) {
     if (ticket->state == TicketState::kRunning) {
@@ -418,8 +273,9 @@ TicketChain Dispatcher::settle(Entry* entry, std::span<Ticket* const> tickets) {
   return chain;
 }
 
-void Dispatcher::release(int lane, Assignment& assignment) {
-  Lane& runner = impl_->lane(lane);
+void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
+  impl_->now = std::max(impl_->now, now);
+  LaneState& runner = impl_->lane(lane);
   Entry* entry = runner.entry;
   HEADRACE_CHECK(entry != nullptr && entry == assignment.entry && runner.unsettled == 0);
   assignment.drop_gone();
@@ -427,6 +283,7 @@ void Dispatcher::release(int lane, Assignment& assignment) {
   assignment.entry = nullptr;
   assignment.tickets.clear();
   assignment.interrupt = nullptr;
+  impl_->promises.ended(impl_->now - runner.latest);
   runner.entry = nullptr;
   --entry->lanes;
   --impl_->busy;

@@ -93,7 +93,7 @@ class Dispatcher {
   // interrupt is asked for.
   TicketChain settle(Entry* entry, std::span<Ticket* const> tickets);
   // The lane is free again; all tickets of the assignment have been settled. Empties the assignment but for `gone`.
-  void release(int lane, Assignment& assignment);
+  void release(int lane, Assignment& assignment, Nanos now = 0);
 
   // True: the ticket is DONE now with this status and the caller completes it. False: it was done already, or was never
   // taken in.
@@ -112,7 +112,6 @@ class Dispatcher {
 
  private:
   struct Impl;
-  Status refusal(Entry* entry, Ticket* ticket);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -20,12 +20,8 @@ int Forecast::add_model(const Queue& queue, int lanes, int max_lanes) {
   waiting_.clear();
   queue.append_groups(waiting_);
   const std::size_t begin = groups_.size();
-  for (const WaitingGroup& each : waiting_) {
-    const auto has_target = [](const Slot& slot) { return slot.target != kNever; };
-    const auto targets = queue.targets() == 0 ? 0 : std::count_if(each.slots.begin(), each.slots.end(), has_target);
-    groups_.push_back({each, 0, static_cast<std::size_t>(targets)});
-  }
-  models_.push_back({lanes, max_lanes, begin, groups_.size(), queue.targets(), queue.policy().priority_levels > 1});
+  for (const WaitingGroup& each : waiting_) groups_.push_back({each, 0, each.targets});
+  models_.push_back({lanes, max_lanes, begin, groups_.size()});
   targets_left_ += queue.targets();
   return static_cast<int>(models_.size()) - 1;
 }
@@ -48,44 +44,6 @@ Nanos Forecast::hold(int lane) {
   const Nanos until = next_event(now_);
   if (until != kNever) lanes_[static_cast<std::size_t>(lane)].free = until;
   return until;
-}
-
-bool Forecast::surely_in_time() const {
-  Nanos end = now_;
-  double variance = 0;
-  for (const Lane& lane : lanes_) {
-    end = std::max(end, lane.free);
-    variance = std::max(variance, lane.variance);
-  }
-  double total = std::sqrt(variance);
-  Nanos first = kNever;
-  for (const Model& model : models_) {
-    if (model.levels && model.targets > 0) return false;
-    for (std::size_t i = model.groups_begin; i < model.groups_end; ++i) {
-      const WaitingGroup& waiting = groups_[i].waiting;
-      first = std::min(first, waiting.slots.front().key.when);
-      if (!waiting.due) total += static_cast<double>(std::max<Nanos>(waiting.ripens - now_, 0));
-      if (waiting.rule.costs == nullptr) continue;
-      const ExtentRule& rule = waiting.rule;
-      std::int64_t rows = rule.max_rows;
-      auto batches = static_cast<std::int64_t>(waiting.slots.size());
-      if (rule.batched && rule.preferred == nullptr) {
-        // Strictly in order, two batches that follow each other have more rows than fit into one; and there may be
-        // a trial.
-        std::int64_t most = rule.max_rows;
-        for (const Lane& lane : lanes_) most = rule.costs->best_rows({lane.device, rule.key.shape}, most);
-        batches = 2 * waiting.load / std::max<std::int64_t>(most, 1) + 2;
-      } else {
-        for (const Slot& slot : waiting.slots) rows = std::max<std::int64_t>(rows, slot.rows);
-      }
-      Nanos dearest = 0;
-      for (const Lane& lane : lanes_) {
-        dearest = std::max(dearest, rule.costs->predict({lane.device, rule.key.shape}, rows).high);
-      }
-      total += static_cast<double>(batches) * static_cast<double>(dearest);
-    }
-  }
-  return total < static_cast<double>(first - end);
 }
 
 // What a lane that is free at `now` gets.
@@ -164,9 +122,10 @@ void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, N
   group.taken += tickets;
 }
 
-Forecast::Result Forecast::run(std::uint64_t joins_before, const Ticket* asked) {
+Forecast::Result Forecast::run(std::uint64_t joins_before, const Ticket* asked, std::size_t most) {
   Result result = forced_;
-  while (targets_left_ > 0) {
+  std::size_t started = 0;
+  while (targets_left_ > 0 && started <= most) {
     Lane& lane =
         *std::min_element(lanes_.begin(), lanes_.end(), [](const Lane& a, const Lane& b) { return a.free < b.free; });
     const Nanos now = lane.free;
@@ -184,6 +143,7 @@ Forecast::Result Forecast::run(std::uint64_t joins_before, const Ticket* asked) 
     if (group->waiting.delays && group->waiting.ripens <= now) rule.preferred = nullptr;
     const Extent extent = batch_extent(group->waiting.slots.subspan(group->taken), rule, now);
     start(lane, model, *group, extent.tickets, now, asked, result);
+    started += extent.tickets;
   }
   return result;
 }

@@ -23,6 +23,7 @@ namespace headrace {
 
 class Forecast {
  public:
+  static constexpr std::size_t kAllTickets = static_cast<std::size_t>(-1);
   struct Result {
     std::size_t late = 0;     // tickets with a target that are answered after it
     bool asked_late = false;  // the one that was asked for among them
@@ -40,11 +41,10 @@ class Forecast {
   // Or it takes nothing until the next lane is free; when that is (kNever: no other lane is busy, and it may take).
   Nanos hold(int lane);
 
-  // Cheap and on the safe side: all of it, one after the other on one lane, is through before anybody is late.
-  bool surely_in_time() const;
   // joins_before: ExtentRule's, of every batch. What came later without a target does not overtake either: no lane
-  // takes it while one with a target stands before it whose model has all the lanes that it may have.
-  Result run(std::uint64_t joins_before, const Ticket* asked = nullptr);
+  // takes it while one with a target stands before it whose model has all the lanes that it may have. It ends once
+  // more than `most` tickets have started.
+  Result run(std::uint64_t joins_before, const Ticket* asked = nullptr, std::size_t most = kAllTickets);
 
  private:
   struct Model {
@@ -52,8 +52,6 @@ class Forecast {
     int max_lanes;
     std::size_t groups_begin;
     std::size_t groups_end;
-    std::size_t targets;
-    bool levels;
   };
   struct Lane {
     std::uint32_t device;

@@ -134,7 +134,7 @@ void World::go_on(Lane& lane, bool start) {
   if (lane.fiber.running()) return;
   REQUIRE(report_, lane.unsettled.empty(), kBooks, "a batch ended with unsettled requests");
   Placement& placement = *lane.placement;
-  dispatcher_.release(lane.index, lane.assignment);
+  dispatcher_.release(lane.index, lane.assignment, clock_.time);
   for (const Ticket* gone : lane.assignment.gone) {
     if (gone->references == 1) REACHED(report_, deleted_by_lane);
   }

@@ -1,0 +1,60 @@
+// A model's place in the dispatcher, and a lane's: what the dispatcher, its promises and its records share. Nobody else
+// looks inside.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/backend.h"
+#include "batching/heap.h"
+#include "batching/queue.h"
+#include "schedule/dispatcher.h"
+
+namespace headrace {
+
+struct Dispatcher::Entry {
+  Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner, Costs* known)
+      : queue(std::move(name), std::move(policy)),
+        max_lanes(most_lanes),
+        delays(queue.policy().max_queue_delay > 0),
+        levels(queue.policy().priority_levels > 1),
+        unruly(levels || queue.policy().delays_late()),
+        model(owner),
+        costs(known) {}
+
+  Queue queue;
+  int max_lanes;
+  bool delays;  // a batch may wait for its queue delay
+  bool levels;  // a newcomer may go before all others
+  bool unruly;  // its order is not by time alone
+  void* model;
+  Costs* costs;
+  int number = 0;           // in the forecast that is being made
+  Nanos work = 0;           // of its queue, as it was last accounted
+  std::size_t counted = 0;  // and its tickets
+  bool waits = false;       // the same: it is not empty
+  int lanes = 0;            // that run it now
+  std::size_t running = 0;  // tickets that these lanes have not settled
+  bool closed = false;
+  std::uint32_t ready_place = kNoPlace;
+  std::uint32_t timed_place = kNoPlace;
+};
+
+struct LaneState {
+  std::uint32_t device = 0;
+  Dispatcher::Entry* entry = nullptr;
+  Nanos end = 0;        // predicted, of its batch
+  double variance = 0;  // of that, with 99 of 100 runs as one deviation
+  Nanos latest = 0;     // and what 99 of 100 keep
+  std::size_t unsettled = 0;
+  std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
+  Nanos started = 0;       // when it took its batch
+  std::optional<Interrupt> interrupt;
+  std::vector<Ticket*> gone;
+};
+
+}  // namespace headrace

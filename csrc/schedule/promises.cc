@@ -1,0 +1,237 @@
+#include "schedule/promises.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+
+namespace headrace {
+namespace {
+
+// Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
+constexpr Nanos kCostsFresh = kSecond;
+
+}  // namespace
+
+void Promises::account(Dispatcher::Entry& entry) {
+  const Queue& queue = entry.queue;
+  if (entry.costs == nullptr) return;
+  work_ += queue.work() - entry.work;
+  queued_ += queue.size() - entry.counted;
+  entry.work = queue.work();
+  entry.counted = queue.size();
+  if (entry.waits != queue.empty()) return;
+  entry.waits = !queue.empty();
+  const auto count = [&entry](std::size_t& models) { entry.waits ? ++models : --models; };
+  count(waiting_);
+  if (entry.max_lanes < static_cast<int>(lanes_.size())) count(narrow_);
+  if (entry.unruly) count(unruly_);
+}
+
+void Promises::left(const Dispatcher::Entry& entry, const Ticket& ticket, bool in_batch) {
+  if (entry.costs == nullptr) return;
+  if (!in_batch) {
+    plan_holds_ = false;
+    last_refusal_ = {};
+  }
+  if (ticket.target == kNever) return;
+  if (ticket.sequence < tight_before_) {
+    --tight_;
+    return;
+  }
+  --(ticket.sequence < young_from_ ? old_ : young_).tickets;
+  if (old_.tickets > 0) return;
+  old_ = young_;
+  young_ = {};
+  young_from_ = next_sequence_;
+}
+
+void Promises::ended(Nanos late) {
+  last_refusal_ = {};
+  if (late <= 0 || targets() == 0) return;
+  plan_holds_ = false;
+  spend(late);
+}
+
+void Promises::spend(Nanos work) {
+  if (old_.slack != kNever) old_.slack -= work;
+  if (young_.slack != kNever) young_.slack -= work;
+}
+
+// All that is queued, and runs, is through by then, and the ticket with it.
+Nanos Promises::latest_end(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
+  Nanos work = work_;
+  for (const LaneState& lane : lanes_) {
+    if (lane.entry != nullptr) work += std::max<Nanos>(lane.latest - now, 0);
+  }
+  // Until its batch starts either all lanes are busy with this work, or as many as the narrowest model may have.
+  auto lanes = static_cast<Nanos>(lanes_.size());
+  if (narrow_ > 0) lanes = waiting_ == 1 ? entry.max_lanes : 1;
+  const Nanos batch = Queue::batch_cost(ticket);
+  const Nanos start = lanes == 1 ? work - batch : (work - batch + lanes - 1) / lanes;
+  return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + start + batch;
+}
+
+Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
+  const Nanos before = work_;
+  account(entry);
+  const Nanos added = work_ - before;
+  next_sequence_ = ticket->sequence + 1;
+  if (targets() == 0) {
+    latest_ = dearest_ = 0;
+    old_ = young_ = {};
+    young_from_ = tight_before_ = ticket->sequence;
+  }
+  const bool last = targets() == 0 || (unruly_ == 0 && ticket->order_when >= latest_);
+  plan_holds_ = false;
+  if (ticket->target == kNever) {
+    if (!last) spend(added);
+    return Status();
+  }
+  dearest_ = std::max(dearest_, Queue::batch_cost(*ticket));
+  const auto promised = [&] {
+    latest_ = std::max(latest_, ticket->order_when);
+    return Status();
+  };
+  // Of the tight ones each may cut a batch short, and so make one more.
+  const Nanos end = latest_end(entry, *ticket, now) + static_cast<Nanos>(tight_) * dearest_;
+  if (end < ticket->target && (last || (tight_ == 0 && slack() >= added))) {
+    if (!last) spend(added);
+    if (tight_ == 0) promised_before_ = next_sequence_;
+    ++young_.tickets;
+    young_.slack = std::min(young_.slack, ticket->target - 1 - end);
+    return promised();
+  }
+  const std::uint64_t shape = entry.queue.cost_key(*ticket).shape;
+  const bool alone = entry.queue.size() == 1 && entry.lanes == 0;
+  const bool as_before = !alone && last_refusal_.entry == &entry && last_refusal_.shape == shape &&
+                         last_refusal_.when <= ticket->order_when && last_refusal_.rows <= ticket->rows &&
+                         last_refusal_.end >= ticket->target;
+  Forecast::Result result{1, true, as_before ? last_refusal_.end : end};
+  bool taken_out = false;
+  if (!as_before && queued_ <= kMostPlayed) {
+    if (played(entry, ticket, now, taken_out, result)) {
+      tight_ = targets() + 1;
+      tight_before_ = young_from_ = next_sequence_;
+      old_ = young_ = {};
+      return promised();
+    }
+    if (result.asked_late) last_refusal_ = {&entry, shape, ticket->order_when, ticket->rows, result.asked_end};
+  }
+  const Nanos target = ticket->target;
+  if (!taken_out) entry.queue.remove(ticket);
+  account(entry);
+  next_sequence_ = ticket->sequence;
+  ticket->state = TicketState::kNew;
+  ticket->time.queued = 0;
+  ticket->target = kNever;
+  return refusal(entry, *ticket, target, result, now);
+}
+
+// What stands in the queues and runs on the lanes, as it is now.
+void Promises::begin_forecast(Nanos now) {
+  forecast_.begin(now);
+  for (const auto& entry : entries_) {
+    entry->number = entry->queue.empty() && entry->lanes == 0
+                        ? -1
+                        : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes);
+  }
+  for (const LaneState& each : lanes_) {
+    const bool idle = each.entry == nullptr;
+    forecast_.add_lane(each.device, idle ? -1 : each.entry->number, idle ? now : each.end, idle ? 0 : each.variance);
+  }
+}
+
+// The second way. False: `result` says why; the ticket may have been taken out of its queue.
+bool Promises::played(Dispatcher::Entry& entry, Ticket* ticket, Nanos now, bool& taken_out, Forecast::Result& result) {
+  begin_forecast(now);
+  if (forecast_.run(kNoSequence, ticket).late == 0) {
+    promised_before_ = next_sequence_;
+    plan_holds_ = true;
+    return true;
+  }
+  const auto forecast = [this, now](const Ticket* asked) {
+    begin_forecast(now);
+    return forecast_.run(promised_before_, asked);
+  };
+  result = forecast(ticket);
+  if (result.late == 0) return true;
+  if (result.asked_late && entry.queue.size() == 1 && entry.lanes == 0) {
+    // Nothing of this model has run lately: perhaps what is known of it is no longer true, and nothing else would tell.
+    const CostEstimate cost = entry.costs->predict(entry.queue.cost_key(*ticket), ticket->rows);
+    if (cost.seen < now && now - cost.seen > kCostsFresh) return true;
+  }
+  if (result.asked_late) return false;
+  // It makes others late. Or would they be without it?
+  entry.queue.remove(ticket);
+  if (forecast(nullptr).late < result.late) {
+    taken_out = true;
+    return false;
+  }
+  HEADRACE_CHECK(entry.queue.push(ticket, now, ticket->sequence).ok());
+  return true;
+}
+
+Status Promises::refusal(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos target,
+                         const Forecast::Result& result, Nanos now) {
+  const std::string& name = entry.queue.model_name();
+  const auto ms = [now](Nanos time) { return std::to_string(std::max<Nanos>(time - now, 0) / kMillisecond); };
+  const std::string ahead = std::to_string(entry.queue.size());
+  if (!result.asked_late) {
+    return {Code::kDeadlineExceeded, "model '" + name + "' would miss deadlines that it has promised to keep, with " +
+                                         ahead + " requests in its queue; retry later"};
+  }
+  const char* limit = target != ticket.deadline ? "objective (latency_objective_ms) " : "deadline ";
+  return {Code::kDeadlineExceeded, "model '" + name + "' would answer in " + ms(result.asked_end) + " ms, and the " +
+                                       limit + "is in " + ms(target) + " ms: " + ahead +
+                                       " requests are ahead; allow more time, or retry later"};
+}
+
+TakeOptions Promises::before_take(int index, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until) {
+  TakeOptions options;
+  options.device = lanes_[static_cast<std::size_t>(index)].device;
+  if (targets() == 0) return options;
+  if (tight_ == 0 && slack() >= 0) {
+    promised_before_ = next_sequence_;
+    options.trials = slack() >= dearest_;
+    return options;
+  }
+  options.trials = false;
+  if (plan_holds_) return options;
+  // The batch that these options make, and after it batches that these tickets may join.
+  const auto try_with = [&](std::uint64_t takes_before, std::uint64_t joins_before) {
+    TakeOptions tried = options;
+    tried.joins_before = takes_before;
+    std::span<const Slot> slots;
+    const Extent extent = entry.queue.next_extent(now, tried, slots);
+    if (extent.tickets == 0) return std::size_t{0};  // the turn of what has waited longest: it is not put off
+    begin_forecast(now);
+    forecast_.take_first(index, entry.number, slots.data(), extent.tickets);
+    return forecast_.run(joins_before, nullptr, kMostPlayed).late;
+  };
+  if (try_with(kNoSequence, kNoSequence) == 0) {
+    promised_before_ = next_sequence_;
+    plan_holds_ = queued_ <= kMostPlayed;
+    return options;
+  }
+  // What came since the last promise without a target of its own may have to wait for a batch of its own.
+  std::size_t late = try_with(kNoSequence, promised_before_);
+  if (late == 0) return options;
+  if (const std::size_t fewer = try_with(promised_before_, promised_before_); fewer < late) {
+    options.joins_before = promised_before_;
+    late = fewer;
+  }
+  const auto busy = [](const LaneState& lane) { return lane.entry != nullptr; };
+  if (late == 0 || std::none_of(lanes_.begin(), lanes_.end(), busy)) return options;
+  begin_forecast(now);
+  const Nanos until = forecast_.hold(index);
+  if (until != kNever && forecast_.run(promised_before_, nullptr, kMostPlayed).late < late) hold_until = until;
+  return options;
+}
+
+void Promises::after_take(Dispatcher::Entry& entry, const Batch& batch) {
+  account(entry);
+  if (batch.trial && targets() > 0) spend(dearest_);
+}
+
+}  // namespace headrace

@@ -1,0 +1,94 @@
+// Targets are promises: a ticket is taken in only if it and all that were taken in before it will be in time, and a
+// batch is only as large as leaves it so. Pure; the dispatcher asks.
+//
+// Two ways to know. The first takes constant time: earliest deadline first keeps every target if the work that goes
+// before each, and its own, ends before it (the processor demand of Baruah, Rosier and Howell, 1990), and a batch
+// starts when the first lane is free of what goes before it (Graham, 1969). Each queue keeps the sum of its work, every
+// batch counted as the dearest; so a ticket is promised its target if all the work there is ends before it, and what
+// comes before others takes from the least of their slacks. The second plays the schedule through (forecast.h). It sees
+// more, costs time for every queued ticket, and is asked only where the first says no and few are queued: with more
+// than kMostPlayed, what the first does not promise is refused.
+//
+// What rests on a forecast is `tight` while it is queued. Only then do batches ask for forecasts too.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "schedule/entry.h"
+#include "schedule/forecast.h"
+
+namespace headrace {
+
+class Promises {
+ public:
+  static constexpr std::size_t kMostPlayed = 128;  // queued tickets
+
+  Promises(const std::vector<LaneState>& lanes, const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries)
+      : lanes_(lanes), entries_(entries) {}
+
+  // The ticket has just been pushed, as the newest. Refused (DEADLINE_EXCEEDED): it is no longer in its queue.
+  Status admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now);
+  // How the lane may take the entry's next batch without making anybody late that would not be late otherwise.
+  // hold_until is set where it should take none: where another lane will be free before the one that only it can keep
+  // its promise to.
+  TakeOptions before_take(int lane, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until);
+  void after_take(Dispatcher::Entry& entry, const Batch& batch);
+  // A ticket of this model left its queue by itself, or in a batch.
+  void left(const Dispatcher::Entry& entry, const Ticket& ticket, bool in_batch);
+  // A run ended so much later than was to be expected of it; below 0: earlier.
+  void ended(Nanos late);
+  // The entry's queue is not what it was; after left() of those who did.
+  void account(Dispatcher::Entry& entry);
+
+ private:
+  // Promised by the first way. Of the tickets of about one queue's passing, the least slack; two generations of them,
+  // so that what is long gone counts no more.
+  struct Generation {
+    std::size_t tickets = 0;
+    Nanos slack = kNever;
+  };
+  struct Refusal {
+    const Dispatcher::Entry* entry = nullptr;
+    std::uint64_t shape = 0;
+    Nanos when = 0;
+    std::int64_t rows = 0;
+    Nanos end = 0;
+  };
+
+  std::size_t targets() const { return tight_ + old_.tickets + young_.tickets; }
+  Nanos slack() const { return std::min(old_.slack, young_.slack); }
+  void spend(Nanos work);
+  Nanos latest_end(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
+  bool played(Dispatcher::Entry& entry, Ticket* ticket, Nanos now, bool& taken_out, Forecast::Result& result);
+  void begin_forecast(Nanos now);
+  static Status refusal(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos target,
+                        const Forecast::Result& result, Nanos now);
+
+  const std::vector<LaneState>& lanes_;
+  const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries_;
+  Forecast forecast_;
+  Nanos work_ = 0;           // of all queues
+  std::size_t queued_ = 0;   // tickets in them
+  std::size_t waiting_ = 0;  // models with queued tickets
+  std::size_t narrow_ = 0;   // of these, those that may not have all lanes
+  std::size_t unruly_ = 0;   // and those whose order is not by time alone
+  Generation old_;
+  Generation young_;
+  std::uint64_t young_from_ = 0;    // sequence
+  std::size_t tight_ = 0;           // promised by a forecast
+  std::uint64_t tight_before_ = 0;  // sequence
+  Nanos dearest_ = 0;               // batch of theirs
+  Nanos latest_ = 0;                // of the targets promised, as they stand in the order
+  bool plan_holds_ = false;         // the last forecast saw everybody in time, and nothing has changed since
+  std::uint64_t next_sequence_ = 0;
+  std::uint64_t promised_before_ = 0;  // sequence: what came before may join batches, and all with a target is in time
+  Refusal last_refusal_;               // holds while nothing leaves
+};
+
+}  // namespace headrace
