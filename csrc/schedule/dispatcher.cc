@@ -51,6 +51,7 @@ struct Dispatcher::Entry {
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
   bool closed = false;
+  bool parked = false;
   std::uint32_t ready_place = kNoPlace;
   std::uint32_t timed_place = kNoPlace;
 };
@@ -92,7 +93,7 @@ struct Dispatcher::Impl {
   void file(Entry* entry) {
     std::uint64_t sequence = kNoSequence;
     Nanos ripens = kNever;
-    if (entry->lanes < entry->max_lanes && !entry->queue.empty()) {
+    if (entry->lanes < entry->max_lanes && !entry->queue.empty() && !entry->parked) {
       sequence = entry->queue.oldest_due(now);
       ripens = entry->queue.ripens();
     }
@@ -139,6 +140,10 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
 
 TicketChain Dispatcher::close(Entry* entry) {
   entry->closed = true;
+  return empty_queue(entry);
+}
+
+TicketChain Dispatcher::empty_queue(Entry* entry) {
   TicketChain chain;
   for (Ticket* ticket = entry->queue.clear(); ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
@@ -154,6 +159,19 @@ TicketChain Dispatcher::close(Entry* entry) {
 }
 
 bool Dispatcher::idle(const Entry* entry) const { return entry->queue.empty() && entry->lanes == 0; }
+
+bool Dispatcher::park(Entry* entry) {
+  if (!idle(entry)) return false;
+  entry->parked = true;
+  return true;
+}
+
+void Dispatcher::unpark(Entry* entry) {
+  entry->parked = false;
+  impl_->file(entry);
+}
+
+bool Dispatcher::parked(const Entry* entry) { return entry->parked; }
 
 void Dispatcher::erase(Entry* entry) {
   HEADRACE_CHECK(idle(entry));
