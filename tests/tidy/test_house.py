@@ -33,6 +33,7 @@ NATIVE_SUITES = {
     "ort_types",
     "pool_waste",
     "scheduler_ends",
+    "scheduler_parking",
 }
 PYTHON_SUITES = {"core", "shared_memory"}
 BASE_FILES = {"error", "clock", "sync", "check"}
