@@ -26,6 +26,7 @@ void Ticket::clear() {
   deadline = timeout = kNever;
   priority = 0;
   in_sequence = false;
+  promised = false;
   id.clear();
   timing = false;
   trace = 0;

@@ -76,6 +76,7 @@ struct alignas(64) Ticket : Completion {
   bool timing = false;                     // the submitter's: answer with the headrace_* timing parameters
   bool asks_more = false;                  // the submitter's: there are output_requests
   bool in_sequence = false;                // the submitter's: its answers keep their order
+  bool promised = false;                   // its target counts among those that are to be kept
   std::uint32_t lane = 0;                  // that runs it
   std::uint32_t delay_place = kNotInHeap;  // in the queue's heap of those that a timeout will send to the back
   Ticket* queue_next = nullptr;            // of a batch, or of a queue that was cleared

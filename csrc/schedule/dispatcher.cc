@@ -64,7 +64,7 @@ struct Dispatcher::Impl {
   void file(Entry* entry) {
     Turn turn;
     Nanos ripens = kNever;
-    if (entry->lanes < entry->max_lanes && !entry->queue.empty()) {
+    if (entry->lanes < entry->max_lanes && !entry->queue.empty() && !entry->parked) {
       turn = entry->queue.next_turn(now);
       ripens = entry->queue.ripens();
     }
@@ -85,7 +85,7 @@ struct Dispatcher::Impl {
     if (ticket->state == TicketState::kQueued) {
       auto* entry = static_cast<Entry*>(ticket->model);
       entry->queue.remove(ticket);
-      promises.left(*entry, *ticket, false);
+      promises.left(*ticket, false);
       promises.account(*entry);
       ticket->state = TicketState::kDone;
       file(entry);
@@ -126,6 +126,10 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
 
 TicketChain Dispatcher::close(Entry* entry) {
   entry->closed = true;
+  return empty_queue(entry);
+}
+
+TicketChain Dispatcher::empty_queue(Entry* entry) {
   TicketChain chain;
   for (Ticket* ticket = entry->queue.clear(); ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
@@ -133,7 +137,7 @@ TicketChain Dispatcher::close(Entry* entry) {
     ticket->state = TicketState::kDone;
     ticket->status = Status(Code::kUnavailable, "model '" + entry->queue.model_name() + "' is being unloaded");
     impl_->deadlines.remove(ticket);
-    impl_->promises.left(*entry, *ticket, false);
+    impl_->promises.left(*ticket, false);
     chain.append(ticket);
     ticket = next;
   }
@@ -143,6 +147,20 @@ TicketChain Dispatcher::close(Entry* entry) {
 }
 
 bool Dispatcher::idle(const Entry* entry) const { return entry->queue.empty() && entry->lanes == 0; }
+
+bool Dispatcher::park(Entry* entry) {
+  if (!idle(entry)) return false;
+  entry->parked = true;
+  return true;
+}
+
+void Dispatcher::unpark(Entry* entry) {
+  entry->parked = false;
+  impl_->promises.account(*entry);
+  impl_->file(entry);
+}
+
+bool Dispatcher::parked(const Entry* entry) { return entry->parked; }
 
 void Dispatcher::erase(Entry* entry) {
   HEADRACE_CHECK(idle(entry));
@@ -168,7 +186,7 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   }
   Status status = entry->queue.push(ticket, impl_->now, impl_->next_sequence);
   if (!status.ok()) return status;
-  if (entry->costs != nullptr) {
+  if (entry->costs != nullptr && !entry->parked) {
     status = impl_->promises.admit(*entry, ticket, impl_->now);
     if (!status.ok()) {
       impl_->file(entry);
@@ -226,7 +244,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
     ticket->queue_next = nullptr;
     ticket->lane = static_cast<std::uint32_t>(lane);
     out.tickets.push_back(ticket);
-    if (ticket->target != kNever) impl_->promises.left(*entry, *ticket, true);
+    if (ticket->promised) impl_->promises.left(*ticket, true);
     ticket = next;
   }
   if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);

@@ -76,7 +76,14 @@ class Dispatcher {
   // erase.
   TicketChain close(Entry* entry);
   bool idle(const Entry* entry) const;  // nothing queued, nothing running
-  void erase(Entry* entry);             // must be idle
+  // Parks an idle entry: tickets are taken in and wait as usual, and none is runnable until unpark. False, and nothing
+  // changed: it is not idle.
+  bool park(Entry* entry);
+  void unpark(Entry* entry);
+  static bool parked(const Entry* entry);
+  // The queued tickets, DONE, for the caller to give a status and complete. The entry goes on.
+  TicketChain empty_queue(Entry* entry);
+  void erase(Entry* entry);  // must be idle
   static void* model(const Entry* entry);
 
   // Refused: the ticket is untouched (queue full; closed: UNAVAILABLE; already past its deadline, or predicted to miss

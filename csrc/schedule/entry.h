@@ -40,6 +40,7 @@ struct Dispatcher::Entry {
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
   bool closed = false;
+  bool parked = false;
   std::uint32_t ready_place = kNoPlace;
   std::uint32_t timed_place = kNoPlace;
 };

@@ -15,7 +15,7 @@ constexpr Nanos kCostsFresh = kSecond;
 
 void Promises::account(Dispatcher::Entry& entry) {
   const Queue& queue = entry.queue;
-  if (entry.costs == nullptr) return;
+  if (entry.costs == nullptr || entry.parked) return;
   work_ += queue.work() - entry.work;
   queued_ += queue.size() - entry.counted;
   entry.work = queue.work();
@@ -28,13 +28,13 @@ void Promises::account(Dispatcher::Entry& entry) {
   if (entry.unruly) count(unruly_);
 }
 
-void Promises::left(const Dispatcher::Entry& entry, const Ticket& ticket, bool in_batch) {
-  if (entry.costs == nullptr) return;
+void Promises::left(Ticket& ticket, bool in_batch) {
   if (!in_batch) {
     plan_holds_ = false;
     last_refusal_ = {};
   }
-  if (ticket.target == kNever) return;
+  if (!ticket.promised) return;
+  ticket.promised = false;
   if (ticket.sequence < tight_before_) {
     --tight_;
     return;
@@ -91,6 +91,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
   dearest_ = std::max(dearest_, Queue::batch_cost(*ticket));
   const auto promised = [&] {
     latest_ = std::max(latest_, ticket->order_when);
+    ticket->promised = true;
     return Status();
   };
   // Of the tight ones each may cut a batch short, and so make one more.
@@ -132,7 +133,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
 void Promises::begin_forecast(Nanos now) {
   forecast_.begin(now);
   for (const auto& entry : entries_) {
-    entry->number = entry->queue.empty() && entry->lanes == 0
+    entry->number = (entry->queue.empty() && entry->lanes == 0) || entry->parked
                         ? -1
                         : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes);
   }

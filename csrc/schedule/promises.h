@@ -39,8 +39,8 @@ class Promises {
   // its promise to.
   TakeOptions before_take(int lane, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until);
   void after_take(Dispatcher::Entry& entry, const Batch& batch);
-  // A ticket of this model left its queue by itself, or in a batch.
-  void left(const Dispatcher::Entry& entry, const Ticket& ticket, bool in_batch);
+  // The ticket left its queue, in a batch or by itself.
+  void left(Ticket& ticket, bool in_batch);
   // A run ended so much later than was to be expected of it; below 0: earlier.
   void ended(Nanos late);
   // The entry's queue is not what it was; after left() of those who did.

@@ -32,7 +32,8 @@ void set_status(TicketChain chain, const Status& status) {
 Scheduler::Scheduler(const SchedulerOptions& options, Pool& pool)
     : clock_(options.clock != nullptr ? *options.clock : SteadyClock::instance()),
       pool_(pool),
-      dispatcher_(options.lanes) {
+      dispatcher_(options.lanes),
+      listener_(options.listener) {
   HEADRACE_CHECK(options.lanes > 0);
   for (int i = 0; i < options.lanes; ++i) lanes_.push_back(std::make_unique<Lane>());
   for (int i = 0; i < options.lanes; ++i) {
@@ -73,9 +74,62 @@ void Scheduler::close_entry(Dispatcher::Entry* entry, const Status& status) {
   --watchers_;
 }
 
+bool Scheduler::park(Dispatcher::Entry* entry) {
+  MutexLock lock(mutex_);
+  std::erase(found_busy_, entry);
+  if (dispatcher_.park(entry)) return true;
+  found_busy_.push_back(entry);
+  return false;
+}
+
+void Scheduler::unpark(Dispatcher::Entry* entry) {
+  Lane* lane = nullptr;
+  {
+    MutexLock lock(mutex_);
+    std::erase(asked_for_, entry);
+    dispatcher_.unpark(entry);
+    lane = wake_for_work(clock_.now());
+  }
+  if (lane != nullptr) lane->wake.notify_one();
+}
+
+void Scheduler::refuse_waiting(Dispatcher::Entry* entry, const Status& status) {
+  TicketChain chain;
+  {
+    MutexLock lock(mutex_);
+    std::erase(asked_for_, entry);
+    chain = dispatcher_.empty_queue(entry);
+    set_status(chain, status);
+    leaving(chain);
+  }
+  deliver_early(chain);
+}
+
+bool Scheduler::lost_interest(Dispatcher::Entry* entry) {
+  MutexLock lock(mutex_);
+  if (dispatcher_.queued(entry) != 0) return false;
+  std::erase(asked_for_, entry);
+  return true;
+}
+
+std::uint64_t Scheduler::parked_arrivals() const {
+  MutexLock lock(mutex_);
+  return parked_arrivals_;
+}
+
+bool Scheduler::idle_after_all(const Dispatcher::Entry* entry) {
+  return !found_busy_.empty() && dispatcher_.idle(entry) && std::erase(found_busy_, entry) != 0;
+}
+
+bool Scheduler::any_idle_after_all() {
+  return std::erase_if(found_busy_, [this](const auto* entry) { return dispatcher_.idle(entry); }) != 0;
+}
+
 void Scheduler::erase(Dispatcher::Entry* entry) {
   MutexLock lock(mutex_);
   std::erase(entries_, entry);
+  std::erase(asked_for_, entry);
+  std::erase(found_busy_, entry);
   dispatcher_.erase(entry);
 }
 
@@ -106,12 +160,16 @@ void Scheduler::deliver_early(TicketChain chain) {
   MutexLock lock(mutex_);
   delivering_ -= count;
   if (watchers_ != 0) quiet_.notify_all();
+  const bool told = any_idle_after_all();
+  lock.unlock();
+  if (told) listener_->became_idle();
 }
 
 void Scheduler::submit(Ticket* first) {
   TicketChain refused;
   Lane* lane = nullptr;
   bool timer = false;
+  std::vector<Dispatcher::Entry*> wanted;
   {
     MutexLock lock(mutex_);
     const Nanos now = clock_.now();
@@ -123,6 +181,13 @@ void Scheduler::submit(Ticket* first) {
       if (status.ok()) {
         ++in_flight_;
         accepted = true;
+        if (Dispatcher::parked(entry)) {
+          ++parked_arrivals_;
+          if (std::find(asked_for_.begin(), asked_for_.end(), entry) == asked_for_.end()) {
+            asked_for_.push_back(entry);
+            wanted.push_back(entry);
+          }
+        }
       } else {
         ticket->status = std::move(status);
         ticket->state = TicketState::kDone;
@@ -139,6 +204,7 @@ void Scheduler::submit(Ticket* first) {
   }
   if (lane != nullptr) lane->wake.notify_one();
   if (timer) timer_wake_.notify_one();
+  for (Dispatcher::Entry* entry : wanted) listener_->wanted(entry);
   if (refused.first != nullptr) deliver(refused);
 }
 
@@ -208,11 +274,14 @@ void Scheduler::run_lane(int index) {
     mutex_.lock();
     lane.interrupt = nullptr;
     delivering_ -= std::exchange(lane.delivering, 0);
+    const Dispatcher::Entry* entry = assignment.entry;
     dispatcher_.release(index, assignment);
+    const bool told = idle_after_all(entry);
     if (watchers_ != 0) quiet_.notify_all();
-    if (!assignment.gone.empty()) {
+    if (told || !assignment.gone.empty()) {
       mutex_.unlock();
       assignment.drop_gone();
+      if (told) listener_->became_idle();
       mutex_.lock();
     }
   }

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
@@ -24,9 +25,23 @@
 
 namespace headrace {
 
+// Is told of parked entries. Called on any thread with no lock held; must not wait.
+class ParkingListener {
+ public:
+  // A ticket waits for this parked entry. Once from park() on, and once again after each refuse_waiting or
+  // lost_interest that took effect.
+  virtual void wanted(Dispatcher::Entry* entry) = 0;
+  // An entry that park() found busy is idle now, or was for a moment.
+  virtual void became_idle() = 0;
+
+ protected:
+  ~ParkingListener() = default;
+};
+
 struct SchedulerOptions {
   int lanes = 1;
-  Clock* clock = nullptr;  // null: the steady clock
+  Clock* clock = nullptr;               // null: the steady clock
+  ParkingListener* listener = nullptr;  // outlives the scheduler; null: nothing is parked
 };
 
 class Scheduler final : private Ledger {
@@ -45,6 +60,16 @@ class Scheduler final : private Ledger {
   void close_entry(Dispatcher::Entry* entry, const Status& status);
   // Forgets a closed entry: nobody may submit to it any more.
   void erase(Dispatcher::Entry* entry);
+
+  // Parking: an entry without a session. What is submitted to it waits, and can expire and be cancelled as ever.
+  // False, and nothing changed: it has queued or running tickets. became_idle tells when that has changed.
+  bool park(Dispatcher::Entry* entry);
+  void unpark(Dispatcher::Entry* entry);
+  // Answers what waits for a parked entry with `status`.
+  void refuse_waiting(Dispatcher::Entry* entry, const Status& status);
+  // True when nothing waits for a parked entry any more: the next ticket is told of as a first one.
+  bool lost_interest(Dispatcher::Entry* entry);
+  std::uint64_t parked_arrivals() const;  // tickets that found their entry parked
 
   // A chain of tickets (linked by Completion::next, the last one's is null), each with `model` set to its entry. Every
   // one of them gets its FINAL completion: a refusal comes back through its sink before this returns.
@@ -90,6 +115,9 @@ class Scheduler final : private Ledger {
   // A sleeping lane that should look for work, because there is some now or before any of them would look by itself.
   // Null when there is none; the caller notifies it, best without the mutex.
   Lane* wake_for_work(Nanos now) HEADRACE_REQUIRES(mutex_);
+  // True once after park() has found the entry busy and now it is not; without an entry: any of them.
+  bool idle_after_all(const Dispatcher::Entry* entry) HEADRACE_REQUIRES(mutex_);
+  bool any_idle_after_all() HEADRACE_REQUIRES(mutex_);
   // The tickets of the chain are on their way to their sinks.
   void leaving(TicketChain chain) HEADRACE_REQUIRES(mutex_);
 
@@ -112,6 +140,10 @@ class Scheduler final : private Ledger {
   std::vector<int> idle_ HEADRACE_GUARDED_BY(mutex_);  // sleeping lanes, last asleep at the back
   int waking_ HEADRACE_GUARDED_BY(mutex_) = 0;         // lanes woken that have not looked for work yet
   std::vector<Dispatcher::Entry*> entries_ HEADRACE_GUARDED_BY(mutex_);
+  ParkingListener* const listener_;
+  std::vector<Dispatcher::Entry*> asked_for_ HEADRACE_GUARDED_BY(mutex_);   // parked, and the listener knows
+  std::vector<Dispatcher::Entry*> found_busy_ HEADRACE_GUARDED_BY(mutex_);  // by park()
+  std::uint64_t parked_arrivals_ HEADRACE_GUARDED_BY(mutex_) = 0;
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::thread timer_;
   Mutex join_mutex_;  // the threads are joined once; before mutex_ in the order

@@ -35,6 +35,7 @@ NATIVE_SUITES = {
     "pool_waste",
     "queue_order",
     "scheduler_ends",
+    "scheduler_parking",
 }
 PYTHON_SUITES = {"core", "shared_memory"}
 BASE_FILES = {"error", "clock", "sync", "check"}
