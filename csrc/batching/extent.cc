@@ -1,12 +1,17 @@
 #include "batching/extent.h"
 
 #include <algorithm>
+#include <array>
 
 #include "batching/request.h"
 
 namespace headrace {
 
 namespace {
+
+constexpr std::array<std::string_view, kClosedReasons> kNames = {
+    "runs_alone",     "nothing_more_waiting", "full",  "best_size", "target",
+    "preferred_size", "queue_delay",          "trial", "promise"};
 
 // The most rows with which a batch that starts now meets the target.
 std::int64_t rows_until(Nanos target, const ExtentRule& rule, Nanos now) {
@@ -15,6 +20,8 @@ std::int64_t rows_until(Nanos target, const ExtentRule& rule, Nanos now) {
 }
 
 }  // namespace
+
+std::string_view closed_name(Closed why) { return kNames[static_cast<std::size_t>(why)]; }
 
 Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos now) {
   Extent extent{1, slots.front().load, slots.front().rows};

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -37,6 +38,8 @@ enum class Closed : std::uint8_t {
   kPromise,    // what came later would have delayed what is promised
 };
 inline constexpr std::size_t kClosedReasons = 9;
+// One or two words of each, as operators read them: "full", "best_size", ...
+std::string_view closed_name(Closed why);
 
 struct Extent {
   std::size_t tickets = 0;

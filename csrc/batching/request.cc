@@ -6,7 +6,8 @@ namespace headrace {
 
 void Ticket::start(Nanos received, Nanos call_deadline) {
   time.received = received;
-  deadline = std::min(call_deadline, timeout >= kNever - received ? kNever : received + timeout);
+  deadline = call_deadline;
+  if (!late_waits) deadline = std::min(deadline, timeout >= kNever - received ? kNever : received + timeout);
 }
 
 void Ticket::clear() {
@@ -26,7 +27,7 @@ void Ticket::clear() {
   deadline = timeout = kNever;
   priority = 0;
   in_sequence = false;
-  promised = false;
+  late_waits = promised = false;
   id.clear();
   timing = false;
   trace = 0;

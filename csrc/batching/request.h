@@ -76,6 +76,7 @@ struct alignas(64) Ticket : Completion {
   bool timing = false;                     // the submitter's: answer with the headrace_* timing parameters
   bool asks_more = false;                  // the submitter's: there are output_requests
   bool in_sequence = false;                // the submitter's: its answers keep their order
+  bool late_waits = false;                 // the submitter's: past its timeout it goes behind others, and is not ended
   bool promised = false;                   // its target counts among those that are to be kept
   std::uint32_t lane = 0;                  // that runs it
   std::uint32_t delay_place = kNotInHeap;  // in the queue's heap of those that a timeout will send to the back
@@ -116,8 +117,9 @@ struct alignas(64) Ticket : Completion {
   std::int64_t cookie_held = -1;   // the sink's own: what is to be given back when the ticket is; -1: nothing
   std::uint64_t trace = 0;         // the sampler that took it; 0: none
   std::string id;                  // the caller's request id
-  Nanos timeout = kNever;          // that the caller allows from `received` on; start() makes it part of the deadline
-  InflightBudget::Charge charge;   // of the message that the inputs are views of; given up with the ticket
+  Nanos timeout =
+      kNever;  // that the caller allows from `received` on; start() makes it part of the deadline, if it ends it
+  InflightBudget::Charge charge;               // of the message that the inputs are views of; given up with the ticket
   InflightBudget::Charge shared_charge;        // of inputs that were copied from clients' shared memory at once
   std::vector<InputPlace> input_places;        // the submitter's: of inputs that still lie there
   std::vector<OutputRequest> output_requests;  // what is to be done with outputs, beyond handing them out

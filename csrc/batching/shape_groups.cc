@@ -13,21 +13,6 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
   return hash ^ (hash >> 29);
 }
 
-// An optional input that was not given counts as absent, whatever shape it may carry.
-std::uint64_t hash_of(const Ticket& ticket) {
-  std::uint64_t hash = ticket.inputs.size();
-  for (const Tensor& input : ticket.inputs) {
-    if (!input) {
-      hash = mix(hash, 0);
-      continue;
-    }
-    hash = mix(hash, static_cast<std::uint64_t>(head_word(input)));
-    const auto dims = input.shape.dims();
-    for (std::size_t i = 1; i < dims.size(); ++i) hash = mix(hash, static_cast<std::uint64_t>(dims[i]));
-  }
-  return hash;
-}
-
 // A dimension 0 is compared nowhere but in its presence (the rank): it is the ticket's rows.
 bool agrees(const ShapeGroup& group, const Ticket& ticket) {
   if (group.inputs != ticket.inputs.size()) return false;
@@ -49,6 +34,21 @@ bool agrees(const ShapeGroup& group, const Ticket& ticket) {
 
 }  // namespace
 
+// An optional input that was not given counts as absent, whatever shape it may carry.
+std::uint64_t shape_hash(std::span<const Tensor> inputs) {
+  std::uint64_t hash = inputs.size();
+  for (const Tensor& input : inputs) {
+    if (!input) {
+      hash = mix(hash, 0);
+      continue;
+    }
+    hash = mix(hash, static_cast<std::uint64_t>(head_word(input)));
+    const auto dims = input.shape.dims();
+    for (std::size_t i = 1; i < dims.size(); ++i) hash = mix(hash, static_cast<std::uint64_t>(dims[i]));
+  }
+  return hash;
+}
+
 ShapeGroups::ShapeGroups() : buckets_(16, nullptr) {}
 
 ShapeGroups::~ShapeGroups() {
@@ -64,7 +64,7 @@ ShapeGroups::~ShapeGroups() {
 ShapeGroup* ShapeGroups::find(const Ticket& ticket) {
   ShapeGroup* group = recent_;
   if (group == nullptr || !agrees(*group, ticket)) {
-    const std::uint64_t hash = hash_of(ticket);
+    const std::uint64_t hash = shape_hash(ticket.inputs);
     group = buckets_[hash & (buckets_.size() - 1)];
     while (group != nullptr && !(group->hash == hash && agrees(*group, ticket))) group = group->next_in_bucket;
     if (group == nullptr) group = make(ticket, hash);

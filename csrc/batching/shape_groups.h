@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "batching/heap.h"
@@ -41,6 +42,9 @@ struct ShapeGroup {
   ShapeGroup* idle_prev = nullptr;
   ShapeGroup* idle_next = nullptr;
 };
+
+// Of what the inputs of a batch agree in.
+std::uint64_t shape_hash(std::span<const Tensor> inputs);
 
 class ShapeGroups {
  public:

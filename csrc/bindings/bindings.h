@@ -62,6 +62,9 @@ T optional(const py::dict& options, const char* key, T otherwise) {
   return options.contains(key) ? required<T>(options, key) : otherwise;
 }
 
+// What the scheduler knows of a model: _core.pyi has its form.
+py::dict schedule_view(const EngineHandle& self, const ModelHandle& model);
+
 void bind_errors(py::module_& module);
 void bind_engine(py::module_& module);
 void bind_loop(py::module_& module);

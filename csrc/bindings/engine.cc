@@ -7,7 +7,8 @@
 namespace headrace::bindings {
 namespace {
 
-EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const std::string& onnxruntime_library) {
+EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const std::string& onnxruntime_library,
+                         bool learn) {
   if (lanes < 1 || compute_threads < 1) raise(invalid_argument("lanes and compute_threads must be at least 1"));
   EngineOptions options;
   options.lanes = lanes;
@@ -17,7 +18,18 @@ EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const 
   options.max_message_bytes = required<std::size_t>(limits, "max_message_bytes");
   options.max_shared_regions = required<std::size_t>(limits, "max_shared_regions");
   options.onnxruntime_library = onnxruntime_library;
+  options.learns_costs = learn;
   return {std::make_shared<Engine>(options), std::move(limits), compute_threads};
+}
+
+QueuePolicy make_level_queue(const py::dict& given) {
+  QueuePolicy queue;
+  if (optional(given, "delay_late", false)) queue.timeout_action = TimeoutAction::kDelay;
+  const auto timeout = optional<Nanos>(given, "default_timeout_ns", 0);
+  if (timeout > 0) queue.default_timeout = timeout;
+  queue.allow_timeout_override = optional(given, "allow_timeout_override", false);
+  queue.max_queue_size = optional<std::size_t>(given, "max_queue_size", 0);
+  return queue;
 }
 
 ModelSpec make_spec(const py::dict& session, const py::dict& batching, int compute_threads) {
@@ -42,6 +54,14 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching, int compu
   const auto timeout = optional<Nanos>(batching, "default_timeout_ns", 0);
   if (timeout > 0) b.default_timeout = timeout;
   b.allow_timeout_override = optional(batching, "allow_timeout_override", false);
+  if (optional(batching, "delay_late", false)) b.timeout_action = TimeoutAction::kDelay;
+  const auto objective = optional<Nanos>(batching, "latency_objective_ns", 0);
+  if (objective > 0) b.latency_objective = objective;
+  b.priority_levels = optional<std::uint32_t>(batching, "priority_levels", 0);
+  b.default_priority_level = optional<std::uint32_t>(batching, "default_priority_level", 0);
+  for (const auto& [level, queue] : optional(batching, "level_queues", std::map<std::uint32_t, py::dict>())) {
+    b.level_queue[level] = make_level_queue(queue);
+  }
   spec.max_lanes = optional(batching, "max_lanes", 0);
   return spec;
 }
@@ -172,7 +192,7 @@ void bind_engine(py::module_& module) {
 
   py::class_<EngineHandle>(module, "Engine")
       .def(py::init(&make_engine), py::kw_only(), py::arg("limits"), py::arg("lanes"), py::arg("compute_threads"),
-           py::arg("onnxruntime_library"))
+           py::arg("onnxruntime_library"), py::arg("learn") = true)
       .def("backend_version", [](const EngineHandle& self,
                                  const std::string& name) { return take(self.engine->backend(name))->version(); })
       .def(
@@ -225,6 +245,7 @@ void bind_engine(py::module_& module) {
              return rows;
            })
       .def("snapshot", &snapshot)
+      .def("schedule", &schedule_view, py::arg("model"), py::pos_only())
       .def(
           "take_log",
           [](const EngineHandle& self, std::size_t most) {

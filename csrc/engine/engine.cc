@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "batching/shape_groups.h"
 #include "engine/probe.h"
 
 namespace headrace {
@@ -40,7 +41,7 @@ Engine::Engine(const EngineOptions& options)
       shared_regions_(options.max_shared_regions),
       backends_(options.backends),
       catalog_(std::make_shared<const Catalog>()),
-      scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock}, pool_)),
+      scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock, {}, nullptr}, pool_)),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
   pool_.on_waste(&Engine::sweep_later, this);
 }
@@ -150,6 +151,9 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   }
   const int max_lanes = spec.max_lanes > 0 ? spec.max_lanes : scheduler_->lanes();
   if (Status status = decide_batching(spec, *model); !status.ok()) return status;
+  if (options_.learns_costs) {
+    model->costs = std::make_unique<CostModel>(std::max<std::int64_t>(model->policy.max_batch_size, 1));
+  }
   model->complete();
   model->entry = scheduler_->add(spec.name, model->policy, max_lanes, &model->runnable);
   MutexLock lock(mutex_);
@@ -189,6 +193,11 @@ std::shared_ptr<const Catalog> Engine::catalog() const {
 void Engine::close() {
   worker_->close();
   scheduler_->stop({Code::kUnavailable, "the server is shutting down"});
+}
+
+void Engine::warmed(const Model& model, std::span<const Tensor> inputs, std::int64_t rows, Nanos time) {
+  const bool gathers = model.policy.dynamic_batching && model.batched();
+  scheduler_->warmed(model.runnable, {0, gathers ? shape_hash(inputs) : 0}, rows, time);
 }
 
 Snapshot Engine::snapshot() const {

@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -31,6 +32,7 @@ struct EngineOptions {
   std::size_t max_message_bytes = std::size_t{64} << 20;
   std::size_t max_shared_regions = 0;  // of clients' shared memory; 0: they may name none
   std::string onnxruntime_library;     // "": not installed
+  bool learns_costs = true;            // false: nothing is predicted, for measurements of what that is worth
   Clock* clock = nullptr;              // null: the steady clock
   // Backends that are there before any is opened by name: for tests that bring their own.
   std::map<std::string, std::shared_ptr<Backend>> backends;
@@ -101,6 +103,10 @@ class Engine {
   // Ends lanes and worker; what is queued is answered UNAVAILABLE, what runs is asked to stop. Idempotent.
   void close();
 
+  // A warm-up run of the model with inputs like these took so long, of the lane that ran it.
+  void warmed(const Model& model, std::span<const Tensor> inputs, std::int64_t rows, Nanos time);
+  Scheduler::Report schedule_of(const Model& model) const { return scheduler_->report(model.entry); }
+
   Snapshot snapshot() const;
   std::vector<LogLine> take_log(std::size_t most);  // the oldest
 
@@ -109,6 +115,7 @@ class Engine {
   SharedRegions& shared_regions() { return shared_regions_; }
   std::size_t max_message_bytes() const { return options_.max_message_bytes; }
   Worker& worker() { return *worker_; }
+  int lanes() const { return scheduler_->lanes(); }
   const Clock& clock() const { return scheduler_->clock(); }
 
  private:

@@ -49,6 +49,7 @@ void Model::complete() {
   for (const TensorSpec& output : signature.outputs) runnable.output_names.push_back(output.name);
   runnable.output_labels = output_labels;
   runnable.observer = &counters;
+  runnable.costs = costs.get();
 }
 
 }  // namespace headrace

@@ -54,6 +54,7 @@ struct Model {
   std::vector<std::vector<int>> symbol_places;
   std::size_t symbols = 0;
 
+  std::unique_ptr<CostModel> costs;  // the scheduler's; null: it does not learn
   Runnable runnable;
   ModelCounters counters;
   Dispatcher::Entry* entry = nullptr;

@@ -137,10 +137,10 @@ Status RequestAdmitter::admit(const Catalog& catalog, RequestSource& source, Eng
   ticket.timing = parameters_.timing;
   ticket.priority = parameters_.priority;
   ticket.in_sequence = parameters_.in_sequence;
-  ticket.timeout = model->policy.default_timeout;
-  if (model->policy.allow_timeout_override && parameters_.timeout != 0) {
-    ticket.timeout = std::min(ticket.timeout, parameters_.timeout);
-  }
+  const BatchingPolicy& policy = model->policy;
+  const std::uint32_t level = policy.level_of(ticket.priority);
+  ticket.timeout = policy.timeout_of(level, parameters_.timeout != 0 ? parameters_.timeout : kNever);
+  ticket.late_waits = ticket.timeout != kNever && policy.queue_of(level).timeout_action == TimeoutAction::kDelay;
   ticket.charge = std::move(source.charge());
   ticket.model = model->entry;
   return {};

@@ -251,6 +251,8 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   runner.entry = entry;
   runner.unsettled = runner.wanted = batch.tickets;
   runner.started = impl_->now;
+  runner.record = {
+      0, batch.why, lane, batch.tickets, batch.rows, impl_->now, impl_->now - batch.oldest, runner.end - impl_->now, 0};
   runner.interrupt.emplace();
   entry->running += batch.tickets;
   ++entry->lanes;
@@ -302,6 +304,8 @@ void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
   assignment.tickets.clear();
   assignment.interrupt = nullptr;
   impl_->promises.ended(impl_->now - runner.latest);
+  runner.record.took = impl_->now - runner.started;
+  entry->log.add(runner.record);
   runner.entry = nullptr;
   --entry->lanes;
   --impl_->busy;
@@ -346,6 +350,8 @@ std::size_t Dispatcher::queued(const Entry* entry) const { return entry->queue.s
 std::size_t Dispatcher::queued_bytes(const Entry* entry) const { return entry->queue.bytes(); }
 std::size_t Dispatcher::running(const Entry* entry) const { return entry->running; }
 int Dispatcher::running_lanes(const Entry* entry) const { return entry->lanes; }
+const BatchLog& Dispatcher::log(const Entry* entry) { return entry->log; }
+std::uint64_t Dispatcher::refused_early(const Entry* entry) { return entry->refused; }
 int Dispatcher::busy_lanes() const { return impl_->busy; }
 
 }  // namespace headrace

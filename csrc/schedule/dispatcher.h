@@ -27,6 +27,7 @@
 #include "batching/deadlines.h"
 #include "batching/queue.h"
 #include "batching/request.h"
+#include "schedule/batch_log.h"
 
 namespace headrace {
 
@@ -116,6 +117,9 @@ class Dispatcher {
   std::size_t running(const Entry* entry) const;  // tickets in the hands of lanes, answered ones included
   int running_lanes(const Entry* entry) const;
   int busy_lanes() const;
+  static const BatchLog& log(const Entry* entry);
+  static std::uint64_t refused_early(
+      const Entry* entry);  // tickets that were predicted to be late, or to make others so
 
  private:
   struct Impl;

@@ -12,6 +12,7 @@
 #include "backend/backend.h"
 #include "batching/heap.h"
 #include "batching/queue.h"
+#include "schedule/batch_log.h"
 #include "schedule/dispatcher.h"
 
 namespace headrace {
@@ -39,6 +40,8 @@ struct Dispatcher::Entry {
   bool waits = false;       // the same: it is not empty
   int lanes = 0;            // that run it now
   std::size_t running = 0;  // tickets that these lanes have not settled
+  BatchLog log;
+  std::uint64_t refused = 0;  // because they were predicted to be late
   bool closed = false;
   bool parked = false;
   std::uint32_t ready_place = kNoPlace;
@@ -54,6 +57,7 @@ struct LaneState {
   std::size_t unsettled = 0;
   std::size_t wanted = 0;  // of the unsettled, those that somebody still waits for
   Nanos started = 0;       // when it took its batch
+  BatchRecord record;      // of it
   std::optional<Interrupt> interrupt;
   std::vector<Ticket*> gone;
 };

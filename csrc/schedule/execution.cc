@@ -5,8 +5,10 @@
 
 namespace headrace {
 
-void Execution::run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger) {
+bool Execution::run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger) {
+  whole_ = true;
   run_part(assignment.tickets, assignment, runnable, ledger);
+  return whole_;
 }
 
 void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
@@ -34,6 +36,7 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
   inputs_.clear();
 
   if (!status.ok()) {
+    whole_ = false;
     batch_.outputs.clear();
     // Asked for by the last ticket to leave, or by the scheduler's own end: nobody is served by trying again.
     const bool stopped = assignment.interrupt != nullptr && assignment.interrupt->requested();

@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "batching/cost_model.h"
 #include "batching/request.h"
 #include "memory/pool.h"
 #include "schedule/dispatcher.h"
@@ -46,6 +47,7 @@ struct Runnable {
   std::vector<std::string> output_names;  // in the signature's order
   RunObserver* observer = nullptr;
   std::vector<std::vector<std::string>> output_labels;  // of classes, by output; may be shorter than output_names
+  CostModel* costs = nullptr;  // what its runs cost, under the scheduler's mutex; null: it is not learnt
 };
 
 class Ledger {
@@ -64,7 +66,8 @@ class Execution {
   Execution(int lane, Pool& pool, const Clock& clock) : lane_(lane), pool_(pool), clock_(clock) {}
 
   // Runs all of the assignment's tickets. When it returns each has been settled, and answered if it was still running.
-  void run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger);
+  // True: in one run, which was well; its time tells what such a batch costs.
+  bool run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger);
 
  private:
   void run_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
@@ -86,6 +89,7 @@ class Execution {
   BatchRun batch_;
   std::vector<std::uint8_t> wanted_;
   std::vector<Ticket*> claimed_;
+  bool whole_ = false;
 };
 
 }  // namespace headrace

@@ -126,6 +126,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
   ticket->state = TicketState::kNew;
   ticket->time.queued = 0;
   ticket->target = kNever;
+  ++entry.refused;
   return refusal(entry, *ticket, target, result, now);
 }
 

@@ -32,7 +32,7 @@ void set_status(TicketChain chain, const Status& status) {
 Scheduler::Scheduler(const SchedulerOptions& options, Pool& pool)
     : clock_(options.clock != nullptr ? *options.clock : SteadyClock::instance()),
       pool_(pool),
-      dispatcher_(options.lanes),
+      dispatcher_(options.lanes, options.devices),
       listener_(options.listener) {
   HEADRACE_CHECK(options.lanes > 0);
   for (int i = 0; i < options.lanes; ++i) lanes_.push_back(std::make_unique<Lane>());
@@ -47,7 +47,7 @@ Scheduler::~Scheduler() { stop({Code::kUnavailable, "the server is shutting down
 Dispatcher::Entry* Scheduler::add(const std::string& name, const BatchingPolicy& policy, int max_lanes,
                                   const Runnable* runnable) {
   MutexLock lock(mutex_);
-  Dispatcher::Entry* entry = dispatcher_.add(name, policy, max_lanes, const_cast<Runnable*>(runnable));
+  Dispatcher::Entry* entry = dispatcher_.add(name, policy, max_lanes, const_cast<Runnable*>(runnable), runnable->costs);
   entries_.push_back(entry);
   return entry;
 }
@@ -141,11 +141,22 @@ Scheduler::Lane* Scheduler::wake_for_work(Nanos now) {
     for (const int index : idle_) look = std::min(look, lanes_[static_cast<std::size_t>(index)]->ask_again);
     if (!dispatcher_.work_for_idle_lane(look - 1)) return nullptr;
   }
-  Lane* lane = lanes_[static_cast<std::size_t>(idle_.back())].get();
-  idle_.pop_back();
+  auto found = idle_.rbegin();
+  if (holding_ > 0) {
+    found = std::find_if(found, idle_.rend(), [this](int i) { return !lanes_[static_cast<std::size_t>(i)]->holds; });
+    if (found == idle_.rend()) return nullptr;
+  }
+  Lane* lane = lanes_[static_cast<std::size_t>(*found)].get();
+  idle_.erase(std::next(found).base());
   lane->asleep = false;
   ++waking_;
   return lane;
+}
+
+void Scheduler::end_holds() {
+  if (holding_ == 0) return;
+  for (auto& lane : lanes_) lane->holds = false;
+  holding_ = 0;
 }
 
 void Scheduler::leaving(TicketChain chain) {
@@ -195,7 +206,10 @@ void Scheduler::submit(Ticket* first) {
       }
       ticket = next;
     }
-    if (accepted) lane = wake_for_work(now);
+    if (accepted) {
+      end_holds();
+      lane = wake_for_work(now);
+    }
     const Nanos deadline = dispatcher_.next_deadline();
     if (deadline < timer_time_) {
       timer_time_ = deadline;
@@ -216,6 +230,7 @@ void Scheduler::cancel(Ticket* ticket, const Status& status) {
     if (!dispatcher_.cancel(ticket, status)) return;
     chain.append(ticket);
     leaving(chain);
+    end_holds();
     lane = wake_for_work(0);  // without it those behind it may make a preferred batch
   }
   if (lane != nullptr) lane->wake.notify_one();
@@ -253,13 +268,19 @@ void Scheduler::run_lane(int index) {
     if (assignment.entry == nullptr) {
       lane.asleep = true;
       lane.ask_again = assignment.ask_again;
+      // It leaves work to another, which may be asleep too.
+      lane.holds = dispatcher_.work_for_idle_lane(now);
+      if (lane.holds) ++holding_;
+      Lane* other = lane.holds ? wake_for_work(now) : nullptr;
       idle_.push_back(index);
+      if (other != nullptr) other->wake.notify_one();
       while (lane.asleep && !stopping_ && clock_.now() < assignment.ask_again) {
         clock_.wait_until(lane.wake, mutex_, assignment.ask_again);
       }
       if (lane.asleep) {
         lane.asleep = false;
         std::erase(idle_, index);
+        if (std::exchange(lane.holds, false)) --holding_;
       } else if (!stopping_) {
         --waking_;
       }
@@ -270,12 +291,16 @@ void Scheduler::run_lane(int index) {
     Lane* next = wake_for_work(now);
     mutex_.unlock();
     if (next != nullptr) next->wake.notify_one();
-    execution.run(assignment, *runnable, *this);
+    const bool whole = execution.run(assignment, *runnable, *this);
     mutex_.lock();
+    const Nanos ended = clock_.now();
+    if (whole && runnable->costs != nullptr) {
+      runnable->costs->record(assignment.cost_key, assignment.cost_rows, ended - now, ended);
+    }
     lane.interrupt = nullptr;
     delivering_ -= std::exchange(lane.delivering, 0);
     const Dispatcher::Entry* entry = assignment.entry;
-    dispatcher_.release(index, assignment);
+    dispatcher_.release(index, assignment, ended);
     const bool told = idle_after_all(entry);
     if (watchers_ != 0) quiet_.notify_all();
     if (told || !assignment.gone.empty()) {
@@ -291,6 +316,7 @@ void Scheduler::run_lane(int index) {
 void Scheduler::answer_expired(Nanos now) {
   const TicketChain chain = dispatcher_.expire(now);
   leaving(chain);
+  end_holds();
   Lane* lane = wake_for_work(now);
   mutex_.unlock();
   if (lane != nullptr) lane->wake.notify_one();
@@ -354,6 +380,27 @@ void Scheduler::stop(const Status& status) {
 Scheduler::Depth Scheduler::depth(const Dispatcher::Entry* entry) const {
   MutexLock lock(mutex_);
   return {dispatcher_.queued(entry), dispatcher_.queued_bytes(entry), dispatcher_.running(entry)};
+}
+
+void Scheduler::warmed(const Runnable& runnable, const CostKey& key, std::int64_t rows, Nanos time) {
+  MutexLock lock(mutex_);
+  if (runnable.costs != nullptr) runnable.costs->record_warmup(key, rows, time);
+}
+
+Scheduler::Report Scheduler::report(const Dispatcher::Entry* entry) const {
+  MutexLock lock(mutex_);
+  Report report;
+  report.log = Dispatcher::log(entry);
+  report.refused_early = Dispatcher::refused_early(entry);
+  report.lanes = dispatcher_.running_lanes(entry);
+  report.now = clock_.now();
+  const CostModel* costs = static_cast<const Runnable*>(Dispatcher::model(entry))->costs;
+  if (costs == nullptr) return report;
+  for (const CostKey& key : costs->keys()) {
+    const CostCurve& curve = *costs->curve(key);
+    report.curves.push_back({key, curve.points(), curve.runs(), curve.spread(), curve.best_rows()});
+  }
+  return report;
 }
 
 std::size_t Scheduler::in_flight() const {

@@ -41,6 +41,7 @@ class ParkingListener {
 struct SchedulerOptions {
   int lanes = 1;
   Clock* clock = nullptr;               // null: the steady clock
+  std::vector<std::uint32_t> devices;   // of each lane, the kind that runs a batch in the same time; empty: all alike
   ParkingListener* listener = nullptr;  // outlives the scheduler; null: nothing is parked
 };
 
@@ -51,7 +52,7 @@ class Scheduler final : private Ledger {
   Scheduler(const Scheduler&) = delete;
   Scheduler& operator=(const Scheduler&) = delete;
 
-  // A model joins. `runnable` stays valid until close_entry has returned.
+  // A model joins. `runnable` stays valid until close_entry has returned, and its costs as long as the entry.
   Dispatcher::Entry* add(const std::string& name, const BatchingPolicy& policy, int max_lanes,
                          const Runnable* runnable);
   // Waits until nothing is queued; with no new tickets coming, what runs is then all there is.
@@ -90,6 +91,24 @@ class Scheduler final : private Ledger {
     std::size_t running = 0;
   };
   Depth depth(const Dispatcher::Entry* entry) const;
+  // A warm-up run of that many rows took so long. No effect where costs are not learnt.
+  void warmed(const Runnable& runnable, const CostKey& key, std::int64_t rows, Nanos time);
+  // What was learnt of a model and done with it.
+  struct Curve {
+    CostKey key;
+    std::vector<CostPoint> points;
+    std::uint64_t runs = 0;
+    double spread = 0;
+    std::int64_t best_rows = 0;
+  };
+  struct Report {
+    std::vector<Curve> curves;  // last used first
+    BatchLog log;
+    std::uint64_t refused_early = 0;
+    int lanes = 0;  // that run it now
+    Nanos now = 0;
+  };
+  Report report(const Dispatcher::Entry* entry) const;
   std::size_t in_flight() const;  // tickets submitted and not yet answered
   int lanes() const { return static_cast<int>(lanes_.size()); }
   int busy_lanes() const;
@@ -102,6 +121,7 @@ class Scheduler final : private Ledger {
     // Under the scheduler's mutex.
     bool asleep = false;             // and in idle_
     Nanos ask_again = kNever;        // asleep: when it wakes by itself
+    bool holds = false;              // asleep: there was work that it was to leave, and nothing has come since
     Interrupt* interrupt = nullptr;  // of its run in progress
     std::size_t delivering = 0;      // tickets of its batch that are settled, and perhaps not with their sinks yet
   };
@@ -115,6 +135,8 @@ class Scheduler final : private Ledger {
   // A sleeping lane that should look for work, because there is some now or before any of them would look by itself.
   // Null when there is none; the caller notifies it, best without the mutex.
   Lane* wake_for_work(Nanos now) HEADRACE_REQUIRES(mutex_);
+  // Lanes that hold may look again.
+  void end_holds() HEADRACE_REQUIRES(mutex_);
   // True once after park() has found the entry busy and now it is not; without an entry: any of them.
   bool idle_after_all(const Dispatcher::Entry* entry) HEADRACE_REQUIRES(mutex_);
   bool any_idle_after_all() HEADRACE_REQUIRES(mutex_);
@@ -138,6 +160,7 @@ class Scheduler final : private Ledger {
   bool stopping_ HEADRACE_GUARDED_BY(mutex_) = false;
   Status stop_status_ HEADRACE_GUARDED_BY(mutex_);
   std::vector<int> idle_ HEADRACE_GUARDED_BY(mutex_);  // sleeping lanes, last asleep at the back
+  int holding_ HEADRACE_GUARDED_BY(mutex_) = 0;        // of the sleeping lanes, those that hold
   int waking_ HEADRACE_GUARDED_BY(mutex_) = 0;         // lanes woken that have not looked for work yet
   std::vector<Dispatcher::Entry*> entries_ HEADRACE_GUARDED_BY(mutex_);
   ParkingListener* const listener_;

@@ -55,6 +55,20 @@ class BatchingOptions(TypedDict, total=False):
     allow_timeout_override: bool  # a request's own `timeout` may shorten it
     max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
 
+    delay_late: bool  # past its timeout a request goes behind the others, and is not ended
+    latency_objective_ns: int  # from a request's last byte to its answer; 0 is none
+    priority_levels: int  # 0 is none
+    default_priority_level: int  # of requests that name none
+    level_queues: Mapping[int, LevelQueueOptions]  # other levels have what is said above
+
+class LevelQueueOptions(TypedDict, total=False):
+    """What priority_queue_policy says of one level."""
+
+    delay_late: bool
+    default_timeout_ns: int
+    allow_timeout_override: bool
+    max_queue_size: int  # 0 is no bound but the model's
+
 class TensorInfo(TypedDict):
     name: str
     datatype: str
@@ -87,6 +101,51 @@ class Model:
     def intra_op_threads(self) -> int: ...
     @property
     def max_lanes(self) -> int: ...
+
+class CostPoint(TypedDict):
+    rows: float
+    us: float  # as fitted
+    runs: int  # that are remembered
+
+class CostCurve(TypedDict):
+    device: int  # kind of lane
+    shape: str  # hash of what the inputs of a batch agree in
+    runs: int
+    best_rows: int  # a bigger batch does not pay
+    spread: float  # 99 of 100 runs take at most so many times the typical time
+    points: list[CostPoint]
+
+class ClosedBatch(TypedDict):
+    number: int
+    closed: str  # the reason
+    lane: int
+    requests: int
+    rows: int
+    waited_us: int  # by its oldest request
+    predicted_us: int | None
+    took_us: int
+    age_us: int
+
+class Batches(TypedDict):
+    count: int
+    closed: dict[str, int]  # reason -> batches
+    last: list[ClosedBatch]  # newest first
+
+class LaneCounts(TypedDict):
+    server: int
+    most: int  # that may run the model at one time
+    running: int
+
+class Schedule(TypedDict):
+    """What the scheduler has learnt of a model, and what it did. Times are microseconds."""
+
+    learning: bool
+    policy: dict[str, Any]
+    lanes: LaneCounts
+    compute_threads: int  # of one run
+    cost_curves: list[CostCurve]  # used last first
+    batches: Batches
+    refused_by_prediction: int
 
 class DurationStats(TypedDict):
     count: int
@@ -162,9 +221,12 @@ class Engine:
     """The whole core: models, lanes, memory. Any method may be called on any thread; load, unload and close block and
     release the GIL."""
 
-    def __init__(self, *, limits: Limits, lanes: int, compute_threads: int, onnxruntime_library: str) -> None:
+    def __init__(
+        self, *, limits: Limits, lanes: int, compute_threads: int, onnxruntime_library: str, learn: bool = True
+    ) -> None:
         """`lanes` threads run batches; each run uses up to `compute_threads`. `onnxruntime_library`: path of
-        libonnxruntime.so, "" if there is none (loading an ONNX model then fails and names the package)."""
+        libonnxruntime.so, "" if there is none (loading an ONNX model then fails and names the package).
+        `learn`: what runs cost is learnt and used."""
     def backend_version(self, backend: str) -> str:
         """Raises CoreError when it cannot be opened."""
     def load(
@@ -189,6 +251,7 @@ class Engine:
     def shared_memory(self) -> list[tuple[str, str, int, int]]:
         """(name, key, offset, byte_size), sorted by name."""
     def snapshot(self) -> Snapshot: ...
+    def schedule(self, model: Model, /) -> Schedule: ...
     def take_log(self, most: int, /) -> list[tuple[int, str, str]]:
         """The oldest of the runtime's own log lines, at most `most`: (0 verbose .. 4 fatal, where, message). Bounded:
         the oldest are dropped."""

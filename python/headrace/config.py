@@ -232,6 +232,14 @@ class Config:
         maximum=1024,
     )
 
+    scheduler_learning: str = _option(
+        "Compute",
+        "on",
+        "off: the scheduler learns no costs, so batches are closed by size and order alone and nobody is refused by "
+        "prediction. For measuring what learning is worth.",
+        choices=("on", "off"),
+    )
+
     max_request_bytes: int = _bytes(
         64 * MIB, "One request message, as sent and after inflating.", f"{_EXHAUSTED}; HTTP 413"
     )

@@ -82,18 +82,22 @@ FIELDS: dict[str, Row] = {
     "dynamic_batching.preferred_batch_size": Row(_A, "sizes that are not waited beyond"),
     "dynamic_batching.max_queue_delay_microseconds": Row(_A, "how long the oldest request may wait for others"),
     "dynamic_batching.preserve_ordering": Row(_A, "of a stream: answers leave in the order of their requests"),
-    "dynamic_batching.priority_levels": Row(_W, "requests are served in the order of their arrival"),
-    "dynamic_batching.default_priority_level": Row(_W, "requests are served in the order of their arrival"),
+    "dynamic_batching.priority_levels": Row(_A, "so many levels; requests of level 1 go first"),
+    "dynamic_batching.default_priority_level": Row(_A, "of requests that name none; 1 to priority_levels"),
     "dynamic_batching.default_queue_policy": Row(_A, "the bounds of the queue"),
     "dynamic_batching.default_queue_policy.timeout_action": Row(
-        _A, "REJECT; DELAY is warned about: what is late is refused"
+        _A, "REJECT: past its timeout a request is ended; DELAY: it goes behind the others of its level"
     ),
     "dynamic_batching.default_queue_policy.default_timeout_microseconds": Row(
         _A, "how long a request may wait; 0: any"
     ),
     "dynamic_batching.default_queue_policy.allow_timeout_override": Row(_A, "its parameter `timeout` may shorten that"),
     "dynamic_batching.default_queue_policy.max_queue_size": Row(_A, "requests; 0: the server's --max-queue-size"),
-    "dynamic_batching.priority_queue_policy": Row(_W, "requests are served in the order of their arrival"),
+    "dynamic_batching.priority_queue_policy": Row(_A, "the same for one level, instead of the default"),
+    "dynamic_batching.priority_queue_policy.timeout_action": Row(_A, "as above"),
+    "dynamic_batching.priority_queue_policy.default_timeout_microseconds": Row(_A, "as above"),
+    "dynamic_batching.priority_queue_policy.allow_timeout_override": Row(_A, "as above"),
+    "dynamic_batching.priority_queue_policy.max_queue_size": Row(_A, "requests of the level; 0: only the model's"),
     "sequence_batching": Row(_R, "stateful sequences cannot be served"),
     "ensemble_scheduling": Row(_R, "ensembles cannot be served: call the models one after the other"),
     "optimization": Row(_A, "of the runtime"),
@@ -131,6 +135,10 @@ PARAMETERS: dict[str, Row] = {
     "execution_mode": Row(_A, "1: parts of the graph run side by side"),
     "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),
     "enable_mem_pattern": Row(_A, "0: no plan of memory is made"),
+    "latency_objective_ms": Row(
+        _A, "requests should be answered in so many milliseconds: they go by that, and what cannot make it is refused"
+    ),
+    "headrace": Row(_S, "in what the server shows: its scheduler's state as JSON; in a file it is passed over"),
     "session.*, optimization.*, ep.*": Row(_A, "handed to ONNX Runtime as session configuration"),
 }
 

@@ -6,10 +6,8 @@ Errors of the core come out as `errors.HeadraceError`. Loading and unloading run
 import asyncio
 import contextlib
 import importlib.util
-import json
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,6 +32,7 @@ from headrace._core import (
     Model,
     TraceSampler,
 )
+from headrace.access_line import access_line
 from headrace.config import Config
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
@@ -41,14 +40,15 @@ from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
     from headrace._core import (
-        AccessEntry,
         BatchingOptions,
         BatchStats,
         Call,
         DurationStats,
         HttpAnswer,
+        LevelQueueOptions,
         Limits,
         ModelStats,
+        Schedule,
         SessionOptions,
         Snapshot,
         TensorInfo,
@@ -75,9 +75,11 @@ __all__ = [
     "Engine",
     "HttpAnswer",
     "HttpConnection",
+    "LevelQueueOptions",
     "LoopPort",
     "Model",
     "ModelStats",
+    "Schedule",
     "SessionOptions",
     "Snapshot",
     "TensorInfo",
@@ -170,6 +172,7 @@ class Engine:
                 lanes=config.lanes,
                 compute_threads=config.compute_threads,
                 onnxruntime_library=self.onnxruntime_library,
+                learn=config.scheduler_learning == "on",
             )
         except CoreError as error:
             raise StartError(error.message) from None
@@ -280,6 +283,10 @@ class Engine:
     def snapshot(self) -> "Snapshot":
         """Counters of now."""
         return self.core.snapshot()
+
+    def schedule(self, model: Model) -> "Schedule":
+        """What the scheduler has learnt of the model, and why its last batches were closed."""
+        return self.core.schedule(model)
 
     def log_runtime_lines(self) -> bool:
         """Hands what the runtime has said to the logger `headrace.runtime`: a step's worth; True when more may wait."""
@@ -472,22 +479,3 @@ class LoopPort:
             self.steps.longest_ns["core"] = self._core.max_step_ns()
             log.info("longest steps of the event loop, in ms of CPU: %s", self.steps)
         self._core.close()
-
-
-_PLAIN = re.compile(r"[\w.:/\-\[\]]*", re.ASCII)
-
-
-def _show(text: str) -> str:
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
-
-
-def access_line(entry: "AccessEntry") -> str:
-    """One call as key=value text. What the client chose is quoted where it is not plain, so that it stays one line."""
-    headers = "".join(f" header.{name}={_show(value)}" for name, value in entry["headers"])
-    return (
-        f"peer={_show(entry['peer'])} path={_show(entry['path'])} model={_show(entry['model'])} "
-        f"version={_show(entry['version'])} id={_show(entry['request_id'])} code={entry['code']} "
-        f"request_bytes={entry['request_bytes']} response_bytes={entry['response_bytes']} rows={entry['rows']} "
-        f"batch_rows={entry['batch_rows']} queue_us={entry['queue_ns'] // 1000} "
-        f"compute_us={entry['compute_ns'] // 1000} total_us={entry['total_ns'] // 1000}{headers}"
-    )

@@ -188,6 +188,7 @@ def _model_paths(model: ModelDescription, version: str) -> dict[str, Any]:
         f"{base}/ready": _get("It can be asked", tag),
         f"{base}/config": _get("Its whole configuration", tag),
         f"{base}/stats": _get("Its counters", tag),
+        f"{base}/scheduler": _get("What its scheduler has learnt, and why its last batches were closed", tag),
         f"{base}/infer": infer,
         f"{base}/generate": _post("Infer, with a flat object in and out", tag, flat),
         f"{base}/generate_stream": _post("The same, each answer as an event", tag, flat),

@@ -6,8 +6,6 @@ Protocol, where Triton's are empty.
 """
 
 import asyncio
-import base64
-import binascii
 import dataclasses
 import enum
 from collections.abc import Awaitable, Callable
@@ -27,6 +25,7 @@ from headrace.errors import (
 )
 from headrace.grpc_calls import Answerer
 from headrace.http_generate import Generation
+from headrace.http_json import from_base64, parameters_of, plain, texts_of
 from headrace.http_message import COMPRESS_BYTES, IDENTITY, Request, Response, compress, inflate
 from headrace.service import Service
 
@@ -218,7 +217,10 @@ class Gateway:
         raise Unavailable(f"model '{model}' is not ready: the server is starting or shutting down")
 
     def _model_config(self, _request: Request, *, model: str, version: str) -> Response:
-        return Response.of_json(_plain(self.service.model_config(model, version)))
+        return Response.of_json(plain(self.service.model_config(model, version)))
+
+    def _model_schedule(self, _request: Request, *, model: str, version: str) -> Response:
+        return Response.of_json(self.service.model_schedule(model, version))
 
     def _statistics(self, _request: Request, *, model: str, version: str = "") -> Response:
         return Response.of_json({"model_stats": self.service.model_statistics(model, version)})
@@ -253,15 +255,15 @@ class Gateway:
         return Response.of_json([{key: value for key, value in row.items() if value} for row in index])
 
     async def _load(self, request: Request, *, model: str, repository: str) -> Response:
-        parameters = _parameters(request)
+        parameters = parameters_of(request)
         for key, value in parameters.items():
             if key.startswith(_FILE):
-                parameters[key] = _from_base64(key, value)
+                parameters[key] = from_base64(key, value)
         await self.service.load_model(model, parameters, repository=repository)
         return Response(200)
 
     async def _unload(self, request: Request, *, model: str, repository: str) -> Response:
-        await self.service.unload_model(model, _parameters(request), repository=repository)
+        await self.service.unload_model(model, parameters_of(request), repository=repository)
         return Response(200)
 
     # --- Shared memory of clients
@@ -303,7 +305,7 @@ class Gateway:
         if request.method != "POST":
             now = self.service.trace_settings(model)
         else:
-            changes = {key: _texts(key, value) for key, value in request.json().items()}
+            changes = {key: texts_of(key, value) for key, value in request.json().items()}
             now = self.service.update_trace_settings(model, changes)
         lists = ("trace_level",)
         return Response.of_json({key: value if key in lists else "".join(value) for key, value in now.items()})
@@ -377,6 +379,8 @@ def _of_model(name: str, rest: tuple[str, ...], parts: tuple[str, ...]) -> Route
             return _call(partial(Gateway._model_ready, model=name, version=version), parts)
         case ("config",):
             return _call(partial(Gateway._model_config, model=name, version=version), parts)
+        case ("scheduler",):
+            return _call(partial(Gateway._model_schedule, model=name, version=version), parts)
         case ("stats",):
             return _call(partial(Gateway._statistics, model=name, version=version), parts)
         case ("generate",):
@@ -440,55 +444,3 @@ def _of_version_one(rest: tuple[str, ...], parts: tuple[str, ...]) -> Route:
         return Route(Kind.PREDICT, _POST, name, version, body=True)
     handler = partial(Gateway._model_status, model=name, version=version)
     return Route(Kind.PREDICT, ("GET", "POST"), name, version, handler, parts, body=True)
-
-
-def _parameters(request: Request) -> dict[str, Any]:
-    given = request.json().get("parameters", {})
-    if not isinstance(given, dict):
-        raise InvalidArgument("'parameters' must be a JSON object")
-    for key, value in given.items():
-        if not isinstance(value, bool | int | str | None):
-            raise InvalidArgument(f"parameter '{key}' must be a boolean, a whole number, a string or null")
-    return given
-
-
-def _from_base64(key: str, value: Any) -> bytes:
-    if not isinstance(value, str):
-        raise InvalidArgument(f"parameter '{key}' must be a string: the file's bytes in base64")
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidArgument(f"parameter '{key}' is not base64: {error}") from None
-
-
-def _texts(key: str, value: Any) -> list[str] | None:
-    if value is None:
-        return None
-    values = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
-        raise InvalidArgument(f"trace setting '{key}' must be a string, a list of strings or null")
-    return [str(one) for one in values]
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    """A protobuf message as JSON: every field, by its own name, 64-bit integers as numbers (as Triton does)."""
-    plain: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        kind = field.message_type
-        if kind is not None and kind.GetOptions().map_entry:
-            plain[field.name] = {str(k): _plain(v) if hasattr(v, "DESCRIPTOR") else v for k, v in value.items()}
-        elif field.is_repeated:
-            plain[field.name] = [_value(field, one) for one in value]
-        elif (kind is None and field.containing_oneof is None) or message.HasField(field.name):
-            plain[field.name] = _value(field, value)
-    return plain
-
-
-def _value(field: Any, value: Any) -> Any:
-    if field.message_type is not None:
-        return _plain(value)
-    if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known else value
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else value

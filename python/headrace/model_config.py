@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format, text_format
 
 from headrace import _proto
+from headrace.batching_config import OBJECTIVE, read_batching
 from headrace.config import Config
 from headrace.config_fields import Treatment, row_of
 from headrace.errors import InvalidArgument, Unimplemented
@@ -24,16 +25,17 @@ from headrace.errors import InvalidArgument, Unimplemented
 if TYPE_CHECKING:
     from headrace.engine import BatchingOptions, Model, SessionOptions, TensorInfo
 
-__all__ = ["ModelSettings", "check_signature", "complete", "platform_of", "read"]
+__all__ = ["SCHEDULE", "ModelSettings", "check_signature", "complete", "platform_of", "read"]
 
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime"}
 _BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo"}  # with the file that a version's folder holds
 _GRAPH_LEVELS = {-1: 1, 1: 2, 2: 0}  # config.pbtxt -> ONNX Runtime: basic, extended, none; anything else is all (99)
 _PASSED_ON = ("session.", "optimization.", "ep.")  # parameters that are the runtime's own session configuration
 
+SCHEDULE = "headrace"  # the parameter in which the server shows what its scheduler does; not read
 _MOST_NESTED = 32  # levels of a JSON configuration
+_READ_ELSEWHERE = {OBJECTIVE, SCHEDULE}
 _NO_EFFECT = "it has no effect here"
-_LONGEST_TIMEOUT = 1 << 50  # microseconds: 35 years
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ def read(name: str, text: str | None, config: Config, *, is_json: bool = False) 
     _check_tensors(reader, message)
     reader.walk(message)
     stated = message.max_batch_size if states_size else None
-    batching = _batching(reader, message, stated)
+    batching = read_batching(reader, message, stated)
     return ModelSettings(
         name=name,
         backend=backend,
@@ -190,67 +192,6 @@ def _check_tensors(reader: _Reader, message: Any) -> None:
                 raise reader.wrong(f"{where} has dims {list(tensor.dims)}: each is a size over 0, or -1 for any")
 
 
-def _batching(reader: _Reader, message: Any, stated: int | None) -> "BatchingOptions":
-    config = reader.config
-    if stated is not None and not 0 <= stated <= 1 << 20:
-        raise reader.wrong(f"max_batch_size is {stated}: it must be 0 to {1 << 20}")
-    limit = config.default_max_batch_size if stated is None else stated
-    options: BatchingOptions = {
-        "decided": stated is not None,
-        "max_batch_size": limit,
-        "dynamic_batching": stated is None or (stated > 0 and message.HasField("dynamic_batching")),
-        "preferred_batch_sizes": [],
-        "max_queue_delay_ns": 0,
-        "max_queue_size": config.max_queue_size,
-        "max_queue_bytes": config.max_queue_bytes,
-        "preserve_ordering": False,
-        "default_timeout_ns": 0,
-        "allow_timeout_override": False,
-        "max_lanes": _max_lanes(reader, message),
-    }
-    if not message.HasField("dynamic_batching"):
-        return options
-    dynamic = message.dynamic_batching
-    if stated == 0:
-        reader.warn("dynamic_batching", "it has no effect because max_batch_size is 0")
-        return options
-    for size in dynamic.preferred_batch_size:
-        if not 0 < size <= limit:
-            raise reader.wrong(f"dynamic_batching.preferred_batch_size {size} must be 1 to max_batch_size ({limit})")
-    options["preferred_batch_sizes"] = sorted(set(dynamic.preferred_batch_size))
-    if dynamic.max_queue_delay_microseconds > 3_600_000_000:
-        raise reader.wrong("dynamic_batching.max_queue_delay_microseconds is over an hour")
-    options["max_queue_delay_ns"] = dynamic.max_queue_delay_microseconds * 1000
-    queue = dynamic.default_queue_policy
-    if queue.max_queue_size:  # 0 is no bound to Triton; here the server's bound stays
-        options["max_queue_size"] = queue.max_queue_size
-    options["preserve_ordering"] = dynamic.preserve_ordering
-    options["default_timeout_ns"] = min(queue.default_timeout_microseconds, _LONGEST_TIMEOUT) * 1000
-    options["allow_timeout_override"] = queue.allow_timeout_override
-    if queue.timeout_action == _proto.ModelQueuePolicy.DELAY:
-        reader.warn("dynamic_batching.default_queue_policy.timeout_action DELAY", "what is late is refused")
-    return options
-
-
-def _max_lanes(reader: _Reader, message: Any) -> int:
-    """How many lanes may run the model at one time: the counts of all groups; 0 (all) when none is given."""
-    count = 0
-    kinds = _proto.ModelInstanceGroup
-    for group in message.instance_group:
-        if group.kind == kinds.KIND_GPU or (group.kind == kinds.KIND_AUTO and group.gpus):
-            raise reader.cannot("instance_group.kind KIND_GPU", "this server runs models on the CPU: use KIND_CPU")
-        if group.count < 0:
-            raise reader.wrong(f"instance_group.count is {group.count}: it must be 1 or more")
-        if group.kind == kinds.KIND_MODEL:
-            reader.warn("instance_group.kind KIND_MODEL", "the model runs on the CPU")
-        count += max(1, group.count)
-    if count > reader.config.lanes:
-        reader.warn(
-            "instance_group.count", f"{count} is more than the server's {reader.config.lanes} lane(s) (--lanes)"
-        )
-    return count
-
-
 def _session(reader: _Reader, message: Any) -> "SessionOptions":
     config = reader.config
     values = {key: value.string_value for key, value in message.parameters.items()}
@@ -283,7 +224,7 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
         "memory_pattern": number("enable_mem_pattern", 0, 1) != 0,
         "config_entries": {key: values.pop(key) for key in sorted(values) if key.startswith(_PASSED_ON)},
     }
-    for key in sorted(values):
+    for key in sorted(values.keys() - _READ_ELSEWHERE):
         reader.warn(f"parameters.{key}", _NO_EFFECT)
     for accelerator in (
         *message.optimization.execution_accelerators.cpu_execution_accelerator,

@@ -6,6 +6,7 @@ the rest on loop 0.
 
 import contextlib
 import dataclasses
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from headrace.router import ModelVersion, Router, State
 from headrace.tracing import Tracer
 
 if TYPE_CHECKING:
-    from headrace.engine import BatchStats, DurationStats, Engine, ModelStats, TensorInfo
+    from headrace.engine import BatchStats, DurationStats, Engine, Model, ModelStats, TensorInfo
     from headrace.repository import Repository
 
 __all__ = [
@@ -224,8 +225,19 @@ class Service:
 
     def model_config(self, name: str, version: str) -> Any:
         """The whole inference.ModelConfig message. NotFound, or Unavailable with the reason."""
-        _, model, settings = self._router.ready(name, version)
-        return model_config.complete(settings, model, self._config.lanes)
+        found, model, settings = self._router.ready(name, version)
+        message = model_config.complete(settings, model, self._config.lanes)
+        message.parameters[model_config.SCHEDULE].string_value = json.dumps(self._schedule(found, model))
+        return message
+
+    def model_schedule(self, name: str, version: str) -> dict[str, Any]:
+        """What the scheduler has learnt of the model, the policy in force, and why its last batches were closed.
+        NotFound, or Unavailable with the reason."""
+        found, model, _ = self._router.ready(name, version)
+        return self._schedule(found, model)
+
+    def _schedule(self, version: ModelVersion, model: "Model") -> dict[str, Any]:
+        return {"name": version.name, "version": version.version_text, **self._engine.schedule(model)}
 
     def model_statistics(self, name: str, version: str) -> list[Statistics]:
         """Counters of the model's versions (of one, if `version` is given; of every model, if `name` is "")."""

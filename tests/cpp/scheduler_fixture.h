@@ -38,7 +38,7 @@ class SchedulerTest : public ::testing::Test {
  protected:
   void start(int lanes, Clock* clock = nullptr, ParkingListener* listener = nullptr) {
     scheduler_ =
-        std::make_unique<Scheduler>(SchedulerOptions{lanes, clock != nullptr ? clock : &clock_, listener}, pool_);
+        std::make_unique<Scheduler>(SchedulerOptions{lanes, clock != nullptr ? clock : &clock_, {}, listener}, pool_);
     if (clock == nullptr) clock_.await_waiters(static_cast<std::size_t>(lanes) + 1);
   }
   TrialModel& model(const BatchingPolicy& policy, int max_lanes = 8) {

@@ -53,21 +53,6 @@ def test_the_runtimes_library_is_found_without_importing_it(monkeypatch: pytest.
     assert engine.find_onnxruntime() == str(package / "capi/libonnxruntime.so.1.31.1")
 
 
-def test_an_access_line_is_one_line_whatever_the_client_sends() -> None:
-    line = engine.access_line(ENTRY)
-    assert line == (
-        "peer=127.0.0.1:5 path=/a/B model=m version=1 id= code=0 request_bytes=10 response_bytes=20 rows=1 "
-        "batch_rows=4 queue_us=1 compute_us=2 total_us=9"
-    )
-    forged = engine.access_line(cast(Any, {**ENTRY, "request_id": 'x code=0\n"\u2028', "model": "é"}))
-    assert 'id="x code=0\\n\\"\\u2028"' in forged
-    assert 'model="\\u00e9"' in forged
-    assert len(forged.splitlines()) == 1
-    headers = [("x-a", "b"), ("x-c", "d e=1\n\xff"), ("x-f", "")]
-    with_headers = engine.access_line(cast(Any, {**ENTRY, "headers": headers}))
-    assert with_headers == line + ' header.x-a=b header.x-c="d e=1\\n\\u00ff" header.x-f='
-
-
 class FakeLoop:
     """The core's loop, scripted."""
 

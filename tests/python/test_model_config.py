@@ -55,6 +55,11 @@ def test_without_a_file_the_probe_decides() -> None:
         "preserve_ordering": False,
         "default_timeout_ns": 0,
         "allow_timeout_override": False,
+        "delay_late": False,
+        "latency_objective_ns": 0,
+        "priority_levels": 0,
+        "default_priority_level": 0,
+        "level_queues": {},
         "max_lanes": 0,
     }
 
@@ -90,6 +95,57 @@ def test_dynamic_batching_is_obeyed() -> None:
     assert found.batching["max_queue_delay_ns"] == 500_000
     assert found.batching["max_queue_size"] == 7
     assert found.warnings == ()
+
+
+def test_levels_have_queues_of_their_own() -> None:
+    found = read(
+        "max_batch_size: 2 dynamic_batching { priority_levels: 3 default_priority_level: 2 "
+        "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 9 } "
+        "priority_queue_policy { key: 3 value { timeout_action: DELAY default_timeout_microseconds: 5 "
+        "allow_timeout_override: true max_queue_size: 4 } } }"
+    )
+    assert found.warnings == ()
+    batching = found.batching
+    assert (batching["priority_levels"], batching["default_priority_level"]) == (3, 2)
+    assert (batching["delay_late"], batching["default_timeout_ns"]) == (True, 9000)
+    assert batching["level_queues"] == {
+        3: {"delay_late": True, "default_timeout_ns": 5000, "allow_timeout_override": True, "max_queue_size": 4}
+    }
+
+
+@pytest.mark.parametrize(
+    ("batching", "fault"),
+    [
+        ("priority_levels: 2", "default_priority_level is 0: it must be 1 to priority_levels (2)"),
+        ("priority_levels: 2 default_priority_level: 3", "default_priority_level is 3"),
+        ("default_priority_level: 1", "there are no priority_levels"),
+        ("priority_queue_policy { key: 1 value {} }", "there are no priority_levels"),
+        ("priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value {} }", "names level 3"),
+        ("priority_levels: 100000 default_priority_level: 1", "at most 65536"),
+    ],
+)
+def test_levels_that_do_not_fit_are_refused(batching: str, fault: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        read(f"max_batch_size: 2 dynamic_batching {{ {batching} }}")
+    assert fault in raised.value.message
+
+
+@pytest.mark.parametrize(("text", "nanos"), [("50", 50_000_000), ("0.5", 500_000), ("3600000", 3_600_000_000_000)])
+def test_an_objective_is_a_number_of_milliseconds(text: str, nanos: int) -> None:
+    found = read(f'parameters {{ key: "latency_objective_ms" value {{ string_value: "{text}" }} }}')
+    assert found.batching["latency_objective_ns"] == nanos
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "fast", "1e3", "3600001", "nan"])
+def test_an_objective_of_another_kind_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        read(f'parameters {{ key: "latency_objective_ms" value {{ string_value: "{text}" }} }}')
+    assert "latency_objective_ms" in raised.value.message
+
+
+def test_what_the_server_shows_of_its_scheduler_may_come_back() -> None:
+    assert read('parameters { key: "headrace" value { string_value: "{}" } }').warnings == ()
 
 
 def test_order_and_timeouts_are_obeyed() -> None:
@@ -182,11 +238,6 @@ def test_threads_stay_within_the_cores() -> None:
         (
             'parameters { key: "cudnn_conv_algo_search" value { string_value: "0" } }',
             "parameters.cudnn_conv_algo_search",
-        ),
-        ("max_batch_size: 2 dynamic_batching { priority_levels: 2 }", "dynamic_batching.priority_levels"),
-        (
-            "max_batch_size: 2 dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
-            "dynamic_batching.default_queue_policy.timeout_action",
         ),
         ("max_batch_size: 0 dynamic_batching {}", "dynamic_batching"),
         ('instance_group { host_policy: "numa0" }', "instance_group.host_policy"),

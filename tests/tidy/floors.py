@@ -35,9 +35,9 @@ NATIVE = (
 PYTHON = (
     Floor(
         0,
-        ("errors", "header_pattern", "host", "steps", "farewell", "_proto"),
+        ("errors", "header_pattern", "host", "steps", "farewell", "access_line", "_proto"),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
-        " | a connection's end | the wire's messages",
+        " | a connection's end | the access log's line | the wire's messages",
     ),
     Floor(
         1,
@@ -50,25 +50,26 @@ PYTHON = (
         "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought"
         " | gRPC-Web's frames",
     ),
-    Floor(3, ("model_config",), "config.pbtxt, and what the model completes of it"),
+    Floor(3, ("batching_config",), "batching, queues and priorities of config.pbtxt"),
+    Floor(4, ("model_config",), "config.pbtxt, and what the model completes of it"),
     Floor(
-        4,
+        5,
         ("router", "layout", "labels"),
         "names, versions, labels -> the catalog that the core resolves | what is on disk | names of classes",
     ),
-    Floor(5, ("repository", "rollout"), "what is on disk -> what is served"),
-    Floor(6, ("service",), "every operation, neutral of protocol"),
+    Floor(6, ("repository", "rollout"), "what is on disk -> what is served"),
+    Floor(7, ("service",), "every operation, neutral of protocol"),
     Floor(
-        7,
-        ("grpc_calls", "http_docs", "http_generate"),
-        "gRPC's messages <-> the service | the API page | flat JSON <-> inference",
+        8,
+        ("grpc_calls", "http_docs", "http_generate", "http_json"),
+        "gRPC's messages <-> the service | the API page | flat JSON <-> inference | JSON of values",
     ),
-    Floor(8, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
-    Floor(9, ("http_reader",), "HTTP's requests as they arrive"),
-    Floor(10, ("http_protocol",), "HTTP's door"),
-    Floor(11, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
-    Floor(12, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(13, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(9, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
+    Floor(10, ("http_reader",), "HTTP's requests as they arrive"),
+    Floor(11, ("http_protocol",), "HTTP's door"),
+    Floor(12, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
+    Floor(13, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(14, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.
@@ -81,10 +82,11 @@ NARROWER = {
     },
     "http_message": {"errors"},
     "http_docs": {"http_message", "service"},
+    "http_json": {"errors", "http_message"},
     "http_generate": {"errors", "http_message", "service"},
     "grpc_web": {"errors", "http_message"},
     "http_gateway": {
-        *("errors", "config", "_proto", "http_message", "http_docs", "http_generate", "service"),
+        *("errors", "config", "_proto", "http_message", "http_docs", "http_generate", "http_json", "service"),
         *("grpc_calls", "grpc_web"),
     },
     "http_reader": {"errors", "header_pattern", "config", "engine", "http_message", "http_gateway", "grpc_web"},
