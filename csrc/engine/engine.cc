@@ -151,6 +151,10 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   const int max_lanes = spec.max_lanes > 0 ? spec.max_lanes : scheduler_->lanes();
   if (Status status = decide_batching(spec, *model); !status.ok()) return status;
   model->complete();
+  Result<WarmupReport> warmed = warm_up(*model, spec.warmup, pool_, clock());
+  if (!warmed) return warmed.status();
+  model->warmup_runs = std::move(warmed->runs);
+  model->warmup_note = std::move(warmed->note);
   model->entry = scheduler_->add(spec.name, model->policy, max_lanes, &model->runnable);
   MutexLock lock(mutex_);
   models_.push_back(model);

@@ -17,6 +17,7 @@
 #include "engine/catalog.h"
 #include "engine/model.h"
 #include "engine/shared_regions.h"
+#include "engine/warmup.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
 #include "schedule/scheduler.h"
@@ -46,6 +47,7 @@ struct ModelSpec {
   BatchingPolicy batching;
   // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
   bool batching_decided = false;
+  WarmupPlan warmup;
   int max_lanes = 0;                                       // that run it at one time; 0: all
   std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };
