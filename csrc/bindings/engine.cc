@@ -66,6 +66,32 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching, int compu
   return spec;
 }
 
+WarmupPlan make_warmup(const py::dict& warmup) {
+  WarmupPlan plan;
+  plan.made_up = optional(warmup, "made_up", false);
+  if (!warmup.contains("samples")) return plan;
+  for (const py::handle& each : warmup["samples"]) {
+    const auto from = py::cast<py::dict>(each);
+    WarmupSample& sample = plan.samples.emplace_back();
+    sample.name = required<std::string>(from, "name");
+    sample.batch_size = optional<std::int64_t>(from, "batch_size", 1);
+    sample.count = optional<std::uint32_t>(from, "count", 1);
+    for (const py::handle& value : from["inputs"]) {
+      const auto row = py::cast<py::dict>(value);
+      WarmupInput& input = sample.inputs.emplace_back();
+      input.name = required<std::string>(row, "name");
+      input.dtype = parse_dtype(required<std::string>(row, "datatype")).value_or(DType::kInvalid);
+      input.dims = required<std::vector<std::int64_t>>(row, "dims");
+      const auto data = required<std::string>(row, "data");
+      input.data = data == "given"    ? WarmupInput::Data::kGiven
+                   : data == "random" ? WarmupInput::Data::kRandom
+                                      : WarmupInput::Data::kZero;
+      input.bytes = optional<std::string>(row, "bytes", "");
+    }
+  }
+  return plan;
+}
+
 py::dict duration(const DurationStats& stats) {
   py::dict row;
   row["count"] = stats.count;
@@ -163,6 +189,7 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("dynamic_batching",
                              [](const ModelHandle& self) { return self.model->policy.dynamic_batching; })
       .def_property_readonly("batching_reason", [](const ModelHandle& self) { return self.model->batching_reason; })
+      .def_property_readonly("warmup_note", [](const ModelHandle& self) { return self.model->warmup_note; })
       .def_property_readonly("intra_op_threads", [](const ModelHandle& self) { return self.model->intra_op_threads; })
       .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
 
@@ -199,7 +226,7 @@ void bind_engine(py::module_& module) {
           "load",
           [](const EngineHandle& self, const std::string& name, std::int64_t version, const std::string& backend,
              const std::string& model_file, const std::string& model_dir, const py::dict& session,
-             const py::dict& batching, std::map<std::string, std::vector<std::string>> labels) {
+             const py::dict& batching, std::map<std::string, std::vector<std::string>> labels, const py::dict& warmup) {
             ModelSpec spec = make_spec(session, batching, self.compute_threads);
             spec.name = name;
             spec.version = version;
@@ -207,6 +234,7 @@ void bind_engine(py::module_& module) {
             spec.model_file = model_file;
             spec.model_dir = model_dir;
             spec.labels = std::move(labels);
+            spec.warmup = make_warmup(warmup);
             Result<std::shared_ptr<Model>> model = [&] {
               py::gil_scoped_release release;
               return self.engine->load(spec);
@@ -215,7 +243,7 @@ void bind_engine(py::module_& module) {
           },
           py::kw_only(), py::arg("name"), py::arg("version"), py::arg("backend"), py::arg("model_file"),
           py::arg("model_dir"), py::arg("session"), py::arg("batching"),
-          py::arg("labels") = std::map<std::string, std::vector<std::string>>())
+          py::arg("labels") = std::map<std::string, std::vector<std::string>>(), py::arg("warmup") = py::dict())
       .def(
           "unload",
           [](const EngineHandle& self, const ModelHandle& model, bool finish) {

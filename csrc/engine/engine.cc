@@ -8,7 +8,6 @@
 #include <chrono>
 #include <utility>
 
-#include "batching/shape_groups.h"
 #include "engine/probe.h"
 
 namespace headrace {
@@ -155,6 +154,11 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
     model->costs = std::make_unique<CostModel>(std::max<std::int64_t>(model->policy.max_batch_size, 1));
   }
   model->complete();
+  Result<WarmupReport> warmed = warm_up(*model, spec.warmup, pool_, clock());
+  if (!warmed) return warmed.status();
+  model->warmup_runs = std::move(warmed->runs);
+  model->learn_from_warmup();
+  model->warmup_note = std::move(warmed->note);
   model->entry = scheduler_->add(spec.name, model->policy, max_lanes, &model->runnable);
   MutexLock lock(mutex_);
   models_.push_back(model);
@@ -193,11 +197,6 @@ std::shared_ptr<const Catalog> Engine::catalog() const {
 void Engine::close() {
   worker_->close();
   scheduler_->stop({Code::kUnavailable, "the server is shutting down"});
-}
-
-void Engine::warmed(const Model& model, std::span<const Tensor> inputs, std::int64_t rows, Nanos time) {
-  const bool gathers = model.policy.dynamic_batching && model.batched();
-  scheduler_->warmed(model.runnable, {0, gathers ? shape_hash(inputs) : 0}, rows, time);
 }
 
 Snapshot Engine::snapshot() const {

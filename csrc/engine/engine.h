@@ -9,7 +9,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "engine/catalog.h"
 #include "engine/model.h"
 #include "engine/shared_regions.h"
+#include "engine/warmup.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
 #include "schedule/scheduler.h"
@@ -48,6 +48,7 @@ struct ModelSpec {
   BatchingPolicy batching;
   // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
   bool batching_decided = false;
+  WarmupPlan warmup;
   int max_lanes = 0;                                       // that run it at one time; 0: all
   std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };
@@ -103,8 +104,6 @@ class Engine {
   // Ends lanes and worker; what is queued is answered UNAVAILABLE, what runs is asked to stop. Idempotent.
   void close();
 
-  // A warm-up run of the model with inputs like these took so long, of the lane that ran it.
-  void warmed(const Model& model, std::span<const Tensor> inputs, std::int64_t rows, Nanos time);
   Scheduler::Report schedule_of(const Model& model) const { return scheduler_->report(model.entry); }
 
   Snapshot snapshot() const;

@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "batching/shape_groups.h"
+
 namespace headrace {
 
 NameIndex::NameIndex(const std::vector<TensorSpec>& specs) {
@@ -50,6 +52,20 @@ void Model::complete() {
   runnable.output_labels = output_labels;
   runnable.observer = &counters;
   runnable.costs = costs.get();
+}
+
+void Model::learn_from_warmup() {
+  if (costs == nullptr) return;
+  std::vector<Tensor> inputs;
+  for (const WarmupRun& run : warmup_runs) {
+    inputs.assign(run.dtypes.size(), {});
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      inputs[i].dtype = run.dtypes[i];
+      inputs[i].shape = run.shapes[i];
+    }
+    const bool gathers = batched() && policy.dynamic_batching;
+    costs->record_warmup({0, gathers ? shape_hash(inputs) : 0}, batched() ? run.rows : 1, run.time);
+  }
 }
 
 }  // namespace headrace

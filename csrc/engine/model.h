@@ -36,6 +36,14 @@ class NameIndex {
   std::unordered_map<std::string, std::size_t, StringHash, std::equal_to<>> places_;
 };
 
+// One run before the version took traffic. A first run of a size also allocates: the fastest says what it costs.
+struct WarmupRun {
+  std::int64_t rows = 0;
+  Nanos time = 0;             // in the runtime
+  std::vector<DType> dtypes;  // of the inputs, in the signature's order; kInvalid where one was left out
+  std::vector<Shape> shapes;  // batch dimension included
+};
+
 struct Model {
   std::string name;
   std::int64_t version = 0;
@@ -46,6 +54,8 @@ struct Model {
   NameIndex outputs;
   BatchingPolicy policy;                                // max_batch_size 0: not batched
   std::string batching_reason;                          // one sentence
+  std::vector<WarmupRun> warmup_runs;                   // in the order in which they were run
+  std::string warmup_note;                              // one clause; "" where none was asked for
   std::vector<std::vector<std::string>> output_labels;  // of classes; none, or one list for each output
   int intra_op_threads = 1;
   int max_lanes = 0;  // 0: all
@@ -63,6 +73,8 @@ struct Model {
   bool batched() const { return policy.max_batch_size > 0; }
   // Fills what follows from name, version, signature and policy.
   void complete();
+  // Its warm-up runs tell what runs cost, until others do.
+  void learn_from_warmup();
 };
 
 }  // namespace headrace

@@ -1,86 +1,19 @@
 #include "engine/probe.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include "engine/made_up.h"
 
 namespace headrace {
 
 namespace {
 
 constexpr std::int64_t kRows = 4;
-constexpr std::array<std::int64_t, 5> kInnerSizes{8, 32, 1, 64, 224};  // small first; convolutions want 32 and 224
 constexpr int kTries = 4;  // replacements of each row before "the answer does not change" is believed
-
-// splitmix64: small, and the same everywhere (std's distributions are not).
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  std::uint64_t next() {
-    state_ += 0x9e3779b97f4a7c15U;
-    std::uint64_t mixed = state_;
-    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9U;
-    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebU;
-    return mixed ^ (mixed >> 31);
-  }
-  bool bit() { return (next() >> 63) != 0; }
-  float normal() {  // Box-Muller
-    const double u = (static_cast<double>(next() >> 11) + 0.5) * 0x1p-53;
-    const double v = static_cast<double>(next() >> 11) * 0x1p-53;
-    return static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v));
-  }
-
- private:
-  std::uint64_t state_;
-};
-
-template <class T>
-void append(std::string& bytes, T value) {
-  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-// Half precision by truncation, for values between 2^-14 and 65504; smaller ones become 0. A probe needs no rounding.
-std::uint16_t half(float value) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const std::uint32_t sign = bits >> 16 & 0x8000U;
-  const auto exponent = static_cast<std::int32_t>(bits >> 23 & 0xffU) - 127 + 15;
-  if (exponent <= 0) return static_cast<std::uint16_t>(sign);
-  return static_cast<std::uint16_t>(sign | static_cast<std::uint32_t>(exponent) << 10 | (bits >> 13 & 0x3ffU));
-}
-
-// One element. `other` is the element at the same place of the row that this one replaces: integers, which have two
-// values only, take the one that it is not.
-void append_element(std::string& bytes, DType dtype, Random& random, float scale, std::optional<bool> other) {
-  const auto bit = [&] { return static_cast<std::uint8_t>(other ? !*other : random.bit()); };
-  switch (dtype) {
-    case DType::kFp32:
-      return append(bytes, random.normal() * scale);
-    case DType::kFp64:
-      return append(bytes, static_cast<double>(random.normal() * scale));
-    case DType::kFp16:
-      return append(bytes, half(random.normal() * scale));
-    case DType::kBf16: {
-      const float value = random.normal() * scale;
-      std::uint32_t bits = 0;
-      std::memcpy(&bits, &value, sizeof(bits));
-      return append(bytes, static_cast<std::uint16_t>(bits >> 16));
-    }
-    case DType::kBytes: {
-      const std::uint32_t length = 1 + static_cast<std::uint32_t>(random.next() % 8);
-      append(bytes, length);
-      for (std::uint32_t i = 0; i < length; ++i) bytes += static_cast<char>('a' + random.next() % 26);
-      return;
-    }
-    default:  // integers and booleans, little-endian
-      bytes += static_cast<char>(bit());
-      bytes.append(element_size(dtype) - 1, '\0');
-  }
-}
 
 // The rows of one input, each as its bytes.
 using Rows = std::vector<std::string>;
@@ -93,12 +26,12 @@ struct Trial {
 class Probe {
  public:
   Probe(Session& session, Pool& pool, std::uint64_t seed)
-      : session_(session), signature_(session.signature()), pool_(pool), random_(seed) {}
+      : session_(session), signature_(session.signature()), pool_(pool), values_(seed) {}
 
   ProbeResult run() {
     if (auto reason = no_candidate()) return {false, *reason};
     Status status;
-    for (const std::int64_t inner : kInnerSizes) {
+    for (const std::int64_t inner : MadeUp::kInnerSizes) {
       Trial trial = make_trial(inner);
       std::vector<Tensor> base;
       status = answer(trial, kRows, base);
@@ -159,7 +92,7 @@ class Probe {
     for (std::size_t i = 0; i < row_elements(trial, input); ++i) {
       std::optional<bool> other;
       if (replaces != nullptr && size != 0) other = (*replaces)[i * size] != 0;
-      append_element(bytes, dtype, random_, scale, other);
+      values_.append(bytes, dtype, scale, other);
     }
     return bytes;
   }
@@ -256,7 +189,7 @@ class Probe {
   Session& session_;
   const Signature& signature_;
   Pool& pool_;
-  Random random_;
+  MadeUp values_;
 };
 
 }  // namespace

@@ -1,8 +1,10 @@
 // The answer to an inference over HTTP: the response's bytes, and the head that goes before them.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +37,42 @@ struct HttpAnswer {
   wire::OutMessage body;
 };
 
+struct HttpResult;
+
+// Answers with binary outputs only: all in front of their bytes is mostly the same from answer to answer, so it is
+// kept, and compared instead of written. Of one loop.
+class KnownAnswers {
+ public:
+  static constexpr std::size_t kMostBytes = 4096;  // of an answer
+
+  // False: such an answer was not kept.
+  bool write(const HttpResult& result, HttpAnswer& answer) const;
+  // `answer` is what `result` was written as.
+  void keep(const HttpResult& result, const HttpAnswer& answer, std::size_t json_bytes);
+
+ private:
+  static constexpr std::size_t kPlaces = 16;
+  struct Output {
+    std::string name;
+    DType dtype = DType::kInvalid;  // it was not wanted
+    Shape shape;
+    std::size_t size = 0;
+  };
+  struct Known {
+    std::string model;
+    std::string version;
+    std::string headers;
+    wire::Encoding encoding = wire::Encoding::kIdentity;
+    std::vector<Output> outputs;
+    std::string head;
+    std::string json;
+  };
+  static bool same(const Known& known, const HttpResult& result);
+  static std::size_t place(const HttpResult& result);
+
+  std::array<std::unique_ptr<Known>, kPlaces> known_;  // by their model
+};
+
 // A ticket's outputs and how they are to be written: all that an answer is made of, on any thread.
 struct HttpResult {
   // Bodies smaller than this are sent as they are, whatever is accepted: they would hardly shrink.
@@ -55,10 +93,11 @@ struct HttpResult {
 
   // Too much for an event loop.
   bool heavy() const;
-  // Fills head and body, or the status.
-  void write(HttpAnswer& answer) const;
+  // Fills head and body, or the status. `known` may be null.
+  void write(HttpAnswer& answer, KnownAnswers* known = nullptr) const;
 
  private:
+  bool may_be_known() const;
   Status write_body(HttpAnswer& answer, std::size_t& json_bytes) const;
   wire::InferResponse response(std::vector<wire::ResponseOutput>& outputs, std::vector<wire::OutputForm>& present,
                                wire::ResponseParameter* timing) const;

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "wire/http_head.h"
-
 namespace headrace {
 
 HttpConnection::HttpConnection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
@@ -45,10 +43,7 @@ HttpConnection::Received HttpConnection::receive(std::span<const std::byte> byte
       continue;
     }
     wire::PlainInfer head;
-    if (started == room || !wire::read_plain_infer({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
-                                                   loop_.options().grpc.max_header_bytes, head)) {
-      break;
-    }
+    if (started == room || !read_head({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, head)) break;
     if (head.body_bytes > context_.max_message_bytes) break;
     HttpInfer asked;
     asked.exchange = next + static_cast<std::uint32_t>(started);
@@ -76,6 +71,24 @@ HttpConnection::Received HttpConnection::receive(std::span<const std::byte> byte
     if (dropping_) refuse_body(std::move(receiving_), left_, status);
   }
   return {started, bytes.size()};
+}
+
+bool HttpConnection::read_head(std::string_view bytes, wire::PlainInfer& head) {
+  if (!known_.empty() && bytes.starts_with(known_)) {
+    head = known_head_;
+    return true;
+  }
+  if (!wire::read_plain_infer(bytes, loop_.options().grpc.max_header_bytes, head)) return false;
+  known_.clear();
+  if (head.head_bytes > kMostKnownBytes) return true;
+  known_ = bytes.substr(0, head.head_bytes);
+  known_head_ = head;
+  const auto moved = [&](std::string_view part) {
+    return part.empty() ? part : std::string_view(known_.data() + (part.data() - bytes.data()), part.size());
+  };
+  known_head_.model = moved(head.model);
+  known_head_.version = moved(head.version);
+  return true;
 }
 
 std::size_t HttpConnection::receive_body(std::span<const std::byte> bytes) {
@@ -291,7 +304,7 @@ void HttpConnection::respond(Exchange& exchange, Ticket& ticket) {
     return;
   }
   HttpAnswer done;
-  result.write(done);
+  result.write(done, &loop_.known_answers_);
   ticket.outputs.swap(result.outputs);  // their memory stays with the ticket
   said.code = done.status.code();
   said.response_bytes = done.body.size();

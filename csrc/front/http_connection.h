@@ -15,6 +15,7 @@
 #include "front/http_job.h"
 #include "front/loop.h"
 #include "wire/body_intake.h"
+#include "wire/http_head.h"
 
 namespace headrace {
 
@@ -89,6 +90,8 @@ class HttpConnection final : public Endpoint {
   void start_whole(HttpInfer asked, std::span<const std::byte> body);
   void refuse_body(HttpInfer asked, std::size_t bytes, const Status& status);
   std::size_t receive_body(std::span<const std::byte> bytes);
+  // As wire::read_plain_infer; a head that is the last one again is compared instead of read.
+  bool read_head(std::string_view bytes, wire::PlainInfer& head);
   void start_decoding(Exchange& exchange, wire::Message body);
   void run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold& hold, Model& model);
   void respond(Exchange& exchange, Ticket& ticket);
@@ -104,6 +107,9 @@ class HttpConnection final : public Endpoint {
   wire::BodyIntake intake_;
   std::vector<Exchange> exchanges_;
   std::vector<HttpAnswer> answers_;
+  static constexpr std::size_t kMostKnownBytes = 1024;
+  std::string known_;            // the last plain head; "": none, or a long one
+  wire::PlainInfer known_head_;  // what it says, in views of it
   // The inference whose body receive() is in.
   HttpInfer receiving_;
   std::size_t left_ = 0;   // of its body

@@ -210,6 +210,7 @@ class Loop {
   std::vector<wire::ResponseParameter> response_parameters_;
   HttpDecoder http_decoder_;
   HttpResult http_result_;
+  KnownAnswers known_answers_;
 };
 
 }  // namespace headrace

@@ -382,11 +382,6 @@ Scheduler::Depth Scheduler::depth(const Dispatcher::Entry* entry) const {
   return {dispatcher_.queued(entry), dispatcher_.queued_bytes(entry), dispatcher_.running(entry)};
 }
 
-void Scheduler::warmed(const Runnable& runnable, const CostKey& key, std::int64_t rows, Nanos time) {
-  MutexLock lock(mutex_);
-  if (runnable.costs != nullptr) runnable.costs->record_warmup(key, rows, time);
-}
-
 Scheduler::Report Scheduler::report(const Dispatcher::Entry* entry) const {
   MutexLock lock(mutex_);
   Report report;

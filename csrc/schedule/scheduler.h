@@ -91,8 +91,6 @@ class Scheduler final : private Ledger {
     std::size_t running = 0;
   };
   Depth depth(const Dispatcher::Entry* entry) const;
-  // A warm-up run of that many rows took so long. No effect where costs are not learnt.
-  void warmed(const Runnable& runnable, const CostKey& key, std::int64_t rows, Nanos time);
   // What was learnt of a model and done with it.
   struct Curve {
     CostKey key;

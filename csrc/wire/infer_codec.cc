@@ -429,6 +429,15 @@ void InferRequest::clear() {
   dims.clear();
 }
 
+void InferRequest::assign_text(const InferRequest& other) {
+  id = other.id;
+  parameters = other.parameters;
+  inputs = other.inputs;
+  outputs = other.outputs;
+  contents_bytes = other.contents_bytes;
+  tensor_parameters = other.tensor_parameters;
+}
+
 Status decode_infer_request(std::span<const std::byte> bytes, const InferLimits& limits, InferRequest& request) {
   request.clear();
   try {

@@ -23,6 +23,7 @@ struct InferLimits {
   std::size_t max_name_bytes = 1024;  // each name: model, version, request id, tensor, datatype, parameter key
   std::size_t max_dims = 32;          // of one input
   std::size_t max_parameters = 256;   // of the request and its tensors together
+  bool operator==(const InferLimits&) const = default;
 };
 
 using ParameterValue = std::variant<std::monostate, bool, std::int64_t, std::string_view, double, std::uint64_t>;
@@ -71,6 +72,8 @@ struct InferRequest {
 
   const ParameterValue* parameter(std::string_view key) const { return find_parameter(parameters, key); }
   void clear();  // ready for another use; keeps the vectors' memory
+  // What `other` says, as far as it is text: its inputs' and outputs' `parameters` are left for the decoder to set.
+  void assign_text(const InferRequest& other);
 
   // The decoder's own.
   std::vector<Parameter> tensor_parameters;  // what inputs' and outputs' `parameters` are views of

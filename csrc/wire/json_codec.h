@@ -3,6 +3,7 @@
 // reader: no thread, no clock, nothing of HTTP itself.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -35,7 +36,8 @@ class JsonStrings {
   std::vector<std::unique_ptr<char[]>> more_;
 };
 
-// Reads requests. Use it again for each: it keeps its memory.
+// Reads requests. Use it again for each: it keeps its memory, and what it read of JSON in front of binary tensors: that
+// is mostly the same from request to request, so what comes again is compared instead of read.
 class JsonReader {
  public:
   // `body` is `json_bytes` of JSON (all of it when there was no Inference-Header-Content-Length) and then the tensors
@@ -53,7 +55,21 @@ class JsonReader {
                 InferRequest& request);
 
  private:
+  // JSON that has come before.
+  struct Known {
+    std::string text;
+    InferLimits limits;
+    bool read = false;  // since it came a second time; until then it is only text
+    InferRequest request;
+    JsonStrings strings;
+  };
+  static constexpr std::size_t kMostKnownBytes = 4096;
+
+  // The place of this JSON among what is known, with its text in it.
+  Known& known(std::string_view text, const InferLimits& limits, bool& again);
+
   JsonStrings strings_;
+  std::array<std::unique_ptr<Known>, 16> known_;  // by the hash of their text
 };
 
 // An input's `data` as raw bytes in a pooled block: `elements` elements of `dtype`, which are the product of

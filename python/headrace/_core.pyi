@@ -54,7 +54,6 @@ class BatchingOptions(TypedDict, total=False):
     default_timeout_ns: int  # of a request, from its last byte on; 0 is none
     allow_timeout_override: bool  # a request's own `timeout` may shorten it
     max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
-
     delay_late: bool  # past its timeout a request goes behind the others, and is not ended
     latency_objective_ns: int  # from a request's last byte to its answer; 0 is none
     priority_levels: int  # 0 is none
@@ -68,6 +67,25 @@ class LevelQueueOptions(TypedDict, total=False):
     default_timeout_ns: int
     allow_timeout_override: bool
     max_queue_size: int  # 0 is no bound but the model's
+
+class WarmupInput(TypedDict, total=False):
+    name: str
+    datatype: str
+    dims: list[int]  # of one row; whole where the model is not batched
+    data: str  # "zero", "random" or "given"
+    bytes: bytes  # given: of one row
+
+class WarmupSample(TypedDict):
+    name: str
+    batch_size: int
+    count: int
+    inputs: list[WarmupInput]
+
+class WarmupOptions(TypedDict):
+    """What is run before a version takes traffic. Without samples, and with `made_up`, the core makes up its own."""
+
+    samples: list[WarmupSample]
+    made_up: bool
 
 class TensorInfo(TypedDict):
     name: str
@@ -97,6 +115,9 @@ class Model:
     @property
     def batching_reason(self) -> str:
         """One sentence: which rule decided about batching, and why."""
+    @property
+    def warmup_note(self) -> str:
+        """One clause: what was run before it took traffic, or why nothing was."""
     @property
     def intra_op_threads(self) -> int: ...
     @property
@@ -240,6 +261,7 @@ class Engine:
         session: SessionOptions,
         batching: BatchingOptions,
         labels: Mapping[str, Sequence[str]] = ...,
+        warmup: WarmupOptions = ...,
     ) -> Model: ...
     def unload(self, model: Model, *, finish: bool = False) -> None:
         """Refuses new requests for it, ends the queued ones with UNAVAILABLE (with `finish`, serves them first), waits

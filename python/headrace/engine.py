@@ -53,6 +53,8 @@ if TYPE_CHECKING:  # these are of the stub only
         Snapshot,
         TensorInfo,
         TraceRow,
+        WarmupInput,
+        WarmupOptions,
     )
 
 __all__ = [
@@ -85,6 +87,8 @@ __all__ = [
     "TensorInfo",
     "TraceRow",
     "TraceSampler",
+    "WarmupInput",
+    "WarmupOptions",
     "find_onnxruntime",
     "limits_of",
     "version",
@@ -199,9 +203,10 @@ class Engine:
         session: "SessionOptions",
         batching: "BatchingOptions",
         labels: Mapping[str, Sequence[str]],
+        warmup: "WarmupOptions",
     ) -> Model:
-        """Loads one version on a thread of its own; raises with the runtime's words if it cannot be served. `labels`:
-        of classes, by output."""
+        """Loads one version on a thread of its own and runs its warm-up there; raises with the runtime's words if it
+        cannot be served. `labels`: of classes, by output."""
         call = partial(
             self.core.load,
             name=name,
@@ -212,6 +217,7 @@ class Engine:
             session=session,
             batching=batching,
             labels=labels,
+            warmup=warmup,
         )
         try:
             with _translated():

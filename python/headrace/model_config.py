@@ -25,7 +25,7 @@ from headrace.errors import InvalidArgument, Unimplemented
 if TYPE_CHECKING:
     from headrace.engine import BatchingOptions, Model, SessionOptions, TensorInfo
 
-__all__ = ["SCHEDULE", "ModelSettings", "check_signature", "complete", "platform_of", "read"]
+__all__ = ["SCHEDULE", "ModelSettings", "check_signature", "complete", "datatype", "platform_of", "read"]
 
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime"}
 _BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo"}  # with the file that a version's folder holds
@@ -237,7 +237,7 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
 # --- Against the model -----------------------------------------------------------------------------------------------
 
 
-def _datatype(data_type: int) -> str:
+def datatype(data_type: int) -> str:
     """config.pbtxt's TYPE_STRING is the protocol's BYTES; otherwise the names agree."""
     name = str(_proto.DataType(data_type).name).removeprefix("TYPE_")
     return "BYTES" if name == "STRING" else name
@@ -290,7 +290,7 @@ def check_signature(settings: ModelSettings, model: "Model") -> list[str]:
 def _differences(
     kind: str, written: Any, info: "TensorInfo", settings: ModelSettings, max_batch_size: int
 ) -> Iterable[str]:
-    if written.data_type and _datatype(written.data_type) != info["datatype"]:
+    if written.data_type and datatype(written.data_type) != info["datatype"]:
         asked = _proto.DataType(written.data_type).name
         yield f"{kind} '{written.name}' is {asked} in the file and {info['datatype']} in the model"
     if kind == "input" and written.optional and not info["optional"]:

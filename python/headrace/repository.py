@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headrace import labels, model_config
+from headrace import labels, model_config, warmup
 from headrace.config import Config
 from headrace.errors import HeadraceError, InvalidArgument, NotFound, ResourceExhausted, StartError
 from headrace.layout import MODEL_NAME, Target, look, scan, targets
@@ -339,7 +339,8 @@ class Repository:
         if model is None:
             log.error("%s is not served: %s", label, reason)
             return reason
-        log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, model.batching_reason)
+        notes = "; ".join(note for note in (model.batching_reason, model.warmup_note) if note)
+        log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, notes)
         return model
 
     async def _load_model(self, target: Target) -> "Model | None":
@@ -357,6 +358,7 @@ class Repository:
             session=settings.session,
             batching=settings.batching,
             labels=class_labels,
+            warmup=await asyncio.to_thread(warmup.read, settings, target.folder),
         )
         try:
             for warning in model_config.check_signature(settings, model):

@@ -136,6 +136,71 @@ TEST_F(HttpConnectionTest, ManyInOneReadAndWhatIsNotPlainIsLeft) {
   EXPECT_EQ(seen, std::vector<bool>(4, true));
 }
 
+// A head that comes again is compared, so one that only begins like it, or ends otherwise, must not be taken for it.
+TEST_F(HttpConnectionTest, AHeadThatComesAgain) {
+  open();
+  std::uint32_t next = 0;
+  const auto one = [&](const std::string& text, Code code) {
+    const auto got = receive(as_bytes(text), next, 1);
+    ASSERT_EQ(got.started, 1U) << text;
+    EXPECT_EQ(got.left, 0U);
+    const HttpAnswer done = answer();
+    EXPECT_EQ(done.exchange, next++);
+    EXPECT_EQ(done.status.code(), code) << text;
+  };
+  const std::string plain = request(json({5}));
+  std::string elsewhere = plain;
+  elsewhere.replace(elsewhere.find("/models/") + 8, 1, "n");
+  const std::string longer = request(json({5, 6, 7}), "Some: thing\r\n");
+  for (int i = 0; i < 3; ++i) {
+    for (int again = 0; again < 3; ++again) one(plain, Code::kOk);
+    for (int again = 0; again < 3; ++again) one(longer, Code::kOk);
+    for (int again = 0; again < 3; ++again) one(elsewhere, Code::kNotFound);
+    const std::size_t head = plain.find("\r\n\r\n");
+    for (std::size_t cut : {std::size_t{1}, head, head + 3}) {
+      one(plain, Code::kOk);
+      EXPECT_EQ(receive(as_bytes(std::string_view(plain).substr(0, cut)), next, 1).left, cut) << "not whole";
+    }
+  }
+}
+
+// What stands in front of binary outputs is compared with what was written before, instead of written.
+TEST_F(HttpConnectionTest, AnAnswerThatComesAgain) {
+  open();
+  std::uint32_t next = 0;
+  const auto one = [&](const Values& values, const std::string& more, const std::string& headers) {
+    const std::string json = binary_json(values.size()).substr(0, binary_json(values.size()).size() - 1) + more + "}";
+    receive(as_bytes(request(json + raw(values),
+                             "Inference-Header-Content-Length: " + std::to_string(json.size()) + "\r\n" + headers)),
+            next++, 1);
+    HttpAnswer done = answer();
+    EXPECT_TRUE(done.status.ok()) << done.status.to_string();
+    return done;
+  };
+  for (int again = 0; again < 3; ++again) {
+    for (const std::size_t rows : {std::size_t{1}, std::size_t{3}, std::size_t{2}, std::size_t{60}}) {
+      for (const std::string more : {"", R"(,"id":"q")"}) {
+        for (const std::string headers : {"", "Accept-Encoding: gzip\r\n"}) {
+          Values values(rows, again + 1);
+          Values doubled(rows, 2 * (again + 1));
+          const HttpAnswer done = one(values, more, headers);
+          const std::string said = body_of(done);
+          EXPECT_NE(done.head.find("Content-Length: " + std::to_string(said.size()) + "\r\n\r\n"), std::string::npos);
+          const std::size_t json_bytes = said.size() - rows * 4;
+          EXPECT_EQ(said.substr(json_bytes), raw(doubled));
+          EXPECT_NE(done.head.find("Inference-Header-Content-Length: " + std::to_string(json_bytes)),
+                    std::string::npos);
+          const std::string id = more.empty() ? "" : R"("id":"q",)";
+          EXPECT_EQ(said.substr(0, json_bytes), R"({"model_name":"m","model_version":"3",)" + id +
+                                                    R"("outputs":[{"name":"y","datatype":"INT32","shape":[)" +
+                                                    std::to_string(rows) + R"(,1],"parameters":{"binary_data_size":)" +
+                                                    std::to_string(rows * 4) + "}}]}");
+        }
+      }
+    }
+  }
+}
+
 TEST_F(HttpConnectionTest, TheRawForm) {
   open();
   http().infer(asked(1, 0), as_bytes(raw({21})));

@@ -299,5 +299,71 @@ TEST_F(JsonReaderTest, EveryCutIsRefused) {
   for (std::size_t size = 0; size < 5; ++size) refusal(json, std::string(size, '\0'));
 }
 
+// What is said of a request, whether its JSON was read or known.
+std::string all_of(const InferRequest& request) {
+  std::string said(request.id);
+  const auto add = [&](std::span<const Parameter> parameters) {
+    for (const Parameter& parameter : parameters) {
+      said += " " + std::string(parameter.key) + "#" + std::to_string(parameter.value.index());
+      if (const auto* text = std::get_if<std::string_view>(&parameter.value)) said += *text;
+      if (const auto* number = std::get_if<std::int64_t>(&parameter.value)) said += std::to_string(*number);
+    }
+  };
+  add(request.parameters);
+  for (const WireInput& input : request.inputs) {
+    said += " in " + std::string(input.name) + std::string(input.datatype) + input.shape.to_string();
+    said.append(reinterpret_cast<const char*>(input.contents.data()), input.contents.size());
+    if (input.raw) said.append(reinterpret_cast<const char*>(input.raw->data()), input.raw->size());
+    said += input.has_contents ? " data" : "";
+    add(input.parameters);
+  }
+  for (const WireOutput& output : request.outputs) {
+    said += " out " + std::string(output.name);
+    add(output.parameters);
+  }
+  return said + " " + std::to_string(request.contents_bytes);
+}
+
+TEST_F(JsonReaderTest, WhatIsKnownSaysTheSame) {
+  std::vector<std::string> texts;
+  for (int i = 0; i < 40; ++i) {  // more than there are places
+    const std::string n = std::to_string(i);
+    texts.push_back(R"({"id":"a\u00e9)" + n + R"(","parameters":{"p":-)" + n + R"(,"q":"\n"},"inputs":[{"name":"x)" +
+                    n +
+                    R"(","datatype":"FP32","shape":[1,2,3,4,5],"data":[1.5]},{"name":"y","datatype":"UINT8",)"
+                    R"("shape":[5],"parameters":{"binary_data_size":5}}],"outputs":[{"name":"z"},)"
+                    R"({"name":"w","parameters":{"binary_data":true}}]})");
+  }
+  texts.push_back(R"({"inputs":[{"name":"y","datatype":"UINT8","shape":[5],"parameters":{"binary_data_size":5}}]})");
+  for (int round = 0; round < 4; ++round) {
+    for (const std::string& text : texts) {
+      for (int again = 0; again <= round; ++again) {
+        const std::string blob = std::to_string(10000 + round * 100 + again);
+        ASSERT_TRUE(decode(text, blob).ok());
+        const std::string body = text + blob;
+        JsonReader fresh;
+        InferRequest expected;
+        ASSERT_TRUE(
+            fresh.decode({reinterpret_cast<const std::byte*>(body.data()), body.size()}, text.size(), limits_, expected)
+                .ok());
+        EXPECT_EQ(all_of(request_), all_of(expected));
+        EXPECT_NE(all_of(request_).find(blob), std::string::npos);
+      }
+      // What lies behind the text is looked at each time.
+      expect_refusal(text, "binary_data_size of 5", "1234");
+      expect_refusal(text, "1 are left over", "123456");
+    }
+  }
+}
+
+TEST_F(JsonReaderTest, WhatIsKnownIsHeldToTheLimitsOfTheDay) {
+  const std::string text = with_input(R"(,"parameters":{"binary_data_size":8})");
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(decode(text, "12345678").ok());
+  limits_.max_dims = 0;
+  for (int i = 0; i < 3; ++i) expect_refusal(text, "--max-dims", "12345678");
+  const std::string broken = text.substr(0, text.size() - 1);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(decode(broken, "12345678").code(), Code::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace headrace::wire

@@ -229,7 +229,6 @@ def test_threads_stay_within_the_cores() -> None:
     [
         ('metric_tags { key: "a" value: "b" }', "metric_tags"),
         ("response_cache { enable: true }", "response_cache"),
-        ('model_warmup { name: "w" }', "model_warmup"),
         ('model_repository_agents { agents { name: "checksum" } }', "model_repository_agents"),
         ('cc_model_filenames { key: "9.0" value: "a" }', "cc_model_filenames"),
         ('model_operations { op_library_filename: "a.so" }', "model_operations"),

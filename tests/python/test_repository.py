@@ -187,7 +187,12 @@ class Engine:
         self.labels[spec["name"]] = spec["labels"]
         tensors = [{"name": "x", "datatype": "FP32", "shape": [-1], "optional": False}]
         return SimpleNamespace(
-            name=spec["name"], inputs=tensors, outputs=tensors, max_batch_size=0, batching_reason="because"
+            name=spec["name"],
+            inputs=tensors,
+            outputs=tensors,
+            max_batch_size=0,
+            batching_reason="because",
+            warmup_note="",
         )
 
     async def unload(self, model: Any, *, finish: bool = False) -> None:

@@ -54,8 +54,8 @@ PYTHON = (
     Floor(4, ("model_config",), "config.pbtxt, and what the model completes of it"),
     Floor(
         5,
-        ("router", "layout", "labels"),
-        "names, versions, labels -> the catalog that the core resolves | what is on disk | names of classes",
+        ("router", "layout", "labels", "warmup"),
+        "names, versions, labels -> the catalog that the core resolves | what is on disk | classes | first runs",
     ),
     Floor(6, ("repository", "rollout"), "what is on disk -> what is served"),
     Floor(7, ("service",), "every operation, neutral of protocol"),
