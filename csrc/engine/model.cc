@@ -56,15 +56,15 @@ void Model::complete() {
 
 void Model::learn_from_warmup() {
   if (costs == nullptr) return;
-  std::vector<Tensor> inputs;
+  std::vector<Tensor> given;
   for (const WarmupRun& run : warmup_runs) {
-    inputs.assign(run.dtypes.size(), {});
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      inputs[i].dtype = run.dtypes[i];
-      inputs[i].shape = run.shapes[i];
+    given.assign(run.dtypes.size(), {});
+    for (std::size_t i = 0; i < given.size(); ++i) {
+      given[i].dtype = run.dtypes[i];
+      given[i].shape = run.shapes[i];
     }
     const bool gathers = batched() && policy.dynamic_batching;
-    costs->record_warmup({0, gathers ? shape_hash(inputs) : 0}, batched() ? run.rows : 1, run.time);
+    costs->record_warmup({0, gathers ? shape_hash(given) : 0}, batched() ? run.rows : 1, run.time);
   }
 }
 
