@@ -1,6 +1,7 @@
 """What the server says of itself and its models, whatever the protocol."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -64,7 +65,10 @@ class FakeRepository:
 def service(*versions: ModelVersion, started: bool = True, statistics: Any = (), **flags: object) -> Service:
     router = Router(lambda rows: None)
     router.set(versions)
-    engine = cast(Any, SimpleNamespace(snapshot=lambda: {"models": list(statistics)}))
+    schedule = {"learning": True, "refused_by_prediction": 3}
+    engine = cast(
+        Any, SimpleNamespace(snapshot=lambda: {"models": list(statistics)}, schedule=lambda model: dict(schedule))
+    )
     options = config.resolve(flags, host=HOST)
     made = Service(
         engine,
@@ -132,6 +136,9 @@ def test_configuration_is_whole() -> None:
     whole = service(ready("m", 2)).model_config("m", "2")
     assert (whole.name, whole.max_batch_size, list(whole.input[0].dims)) == ("m", 32, [3])
     assert whole.instance_group[0].count == 4
+    shown = json.loads(whole.parameters["headrace"].string_value)
+    assert shown == {"name": "m", "version": "2", "learning": True, "refused_by_prediction": 3}
+    assert service(ready("m", 2)).model_schedule("m", "") == shown
 
 
 @pytest.mark.parametrize("call", ["model_metadata", "model_config"])
