@@ -339,8 +339,8 @@ class Repository:
         if model is None:
             log.error("%s is not served: %s", label, reason)
             return reason
-        notes = "; ".join(note for note in (model.batching_reason, model.warmup_note) if note)
-        log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, notes)
+        notes = (model.batching_reason, model_config.threads_text(model), model.warmup_note)
+        log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, "; ".join(filter(None, notes)))
         return model
 
     async def _load_model(self, target: Target) -> "Model | None":

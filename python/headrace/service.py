@@ -217,6 +217,7 @@ class Service:
             "backend": model.backend,
             "max_batch_size": str(model.max_batch_size),
             "batching": model.batching_reason,
+            "threads": model_config.threads_text(model),
             **{f"model.{key}": value for key, value in sorted(model.metadata.items())},
         }
         platform = model_config.platform_of(model.backend)
@@ -225,7 +226,7 @@ class Service:
     def model_config(self, name: str, version: str) -> Any:
         """The whole inference.ModelConfig message. NotFound, or Unavailable with the reason."""
         _, model, settings = self._router.ready(name, version)
-        return model_config.complete(settings, model, self._config.lanes)
+        return model_config.complete(settings, model)
 
     def model_statistics(self, name: str, version: str) -> list[Statistics]:
         """Counters of the model's versions (of one, if `version` is given; of every model, if `name` is "")."""
