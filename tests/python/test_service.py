@@ -27,6 +27,10 @@ def ready(name: str, version: int) -> ModelVersion:
         max_batch_size=32,
         dynamic_batching=True,
         max_lanes=0,
+        lanes=4,
+        intra_op_threads=1,
+        threads_reason="measured",
+        thread_trials=[],
         batching_reason="because",
         metadata={"producer": "somebody"},
     )
@@ -128,6 +132,7 @@ def test_metadata_has_the_models_own_shapes_and_the_versions_that_are_ready() ->
         "backend": "onnxruntime",
         "max_batch_size": "32",
         "batching": "because",
+        "threads": "1 thread(s) a run on up to 4 lane(s): measured",
         "model.producer": "somebody",
     }
 
