@@ -180,7 +180,7 @@ class LaneCounts(TypedDict):
     running: int
 
 class Schedule(TypedDict):
-    """What the scheduler has learnt of a model, and what it did. Times are microseconds."""
+    """What the scheduler has learnt of a model, and did."""
 
     learning: bool
     policy: dict[str, Any]
@@ -265,9 +265,8 @@ class Engine:
     release the GIL."""
 
     def __init__(self, *, limits: Limits, lanes: int, cores: int, onnxruntime_library: str, learn: bool = True) -> None:
-        """`lanes` threads run batches, with compute threads for `cores` in all. `onnxruntime_library`: path of
-        libonnxruntime.so, "" if there is none (loading an ONNX model then fails and names the package).
-        `learn`: what runs cost is learnt and used."""
+        """`lanes` threads run batches, with compute threads for `cores` in all. `onnxruntime_library`: its path, "" if
+        there is none (an ONNX model then cannot be loaded). `learn`: what runs cost is learnt and used."""
     def backend_version(self, backend: str) -> str:
         """Raises CoreError when it cannot be opened."""
     def load(

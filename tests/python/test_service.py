@@ -142,7 +142,8 @@ def test_configuration_is_whole() -> None:
     assert (whole.name, whole.max_batch_size, list(whole.input[0].dims)) == ("m", 32, [3])
     assert whole.instance_group[0].count == 4
     shown = json.loads(whole.parameters["headrace"].string_value)
-    assert shown == {"name": "m", "version": "2", "learning": True, "refused_by_prediction": 3}
+    threads = {"reason": "measured", "trials": []}
+    assert shown == {"name": "m", "version": "2", "learning": True, "refused_by_prediction": 3, "threads": threads}
     assert service(ready("m", 2)).model_schedule("m", "") == shown
 
 
