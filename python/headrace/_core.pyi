@@ -162,6 +162,28 @@ class ModelStats(TypedDict):
     queued: int  # now
     queued_bytes: int  # now
     running: int  # tickets in a batch now
+    asleep: bool  # its session is not in memory; the next request loads it
+    footprint_bytes: int  # of its session, when it is loaded
+    peak_bytes: int  # while it loads
+    loads: int
+    evictions: int
+    load_ns: int  # of the last load
+    load_ns_sum: int
+
+class LoaderStats(TypedDict):
+    """Versions in memory and asleep, and the bytes that they are taken to need."""
+
+    budget: int
+    bytes: int  # of what is loaded, and the peaks of what loads
+    bytes_peak: int
+    resident: int
+    asleep: int
+    waiting: int  # loads that wait for their turn or for room
+    loading: int
+    loads: int
+    failures: int
+    evictions: int
+    misses: int  # requests that found their version asleep
 
 class PoolStats(TypedDict):
     cap: int
@@ -176,6 +198,7 @@ class PoolStats(TypedDict):
 
 class Snapshot(TypedDict):
     pool: PoolStats
+    loader: LoaderStats
     inflight_bytes: int
     inflight_bytes_peak: int
     tickets: int  # submitted and not yet handed back
@@ -206,8 +229,18 @@ class Engine:
     """The whole core: models, lanes, memory. Any method may be called on any thread; load, unload and close block and
     release the GIL."""
 
-    def __init__(self, *, limits: Limits, lanes: int, cores: int, onnxruntime_library: str) -> None:
-        """`lanes` threads run batches, with compute threads for `cores` in all. `onnxruntime_library`: path of
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        lanes: int,
+        cores: int,
+        onnxruntime_library: str,
+        model_memory: int = ...,
+        load_threads: int = ...,
+    ) -> None:
+        """`lanes` threads run batches, with compute threads for `cores` in all. Models get `model_memory` bytes, and
+        load on `load_threads` threads; what does not fit sleeps until it is asked for. `onnxruntime_library`: path of
         libonnxruntime.so, "" if there is none (loading an ONNX model then fails and names the package)."""
     def backend_version(self, backend: str) -> str:
         """Raises CoreError when it cannot be opened."""

@@ -98,8 +98,7 @@ T = TypeVar("T")
 log = logging.getLogger("headrace.engine")
 _runtime_log = logging.getLogger("headrace.runtime")
 _access_log = logging.getLogger("headrace.access")
-# Of the core's 0 verbose .. 4 fatal. A runtime is chatty at its info level.
-_LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
+_LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)  # a runtime's info is chatty
 # A run that was told to stop because its callers have gone: no fault, and theirs to bring about as often as they like.
 _STOPPED = "terminate flag being set to true"
 _LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
@@ -173,11 +172,13 @@ class Engine:
                 limits=limits_of(config),
                 lanes=config.lanes,
                 cores=config.host_limits.cores,
+                model_memory=config.memory_budget(),
+                load_threads=config.model_load_thread_count,
                 onnxruntime_library=self.onnxruntime_library,
             )
         except CoreError as error:
             raise StartError(error.message) from None
-        # Apart, so that unloads that wait for long runs do not keep new models from being loaded.
+        # Apart, so that unloads that wait for long runs keep no model from being loaded.
         self._loads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-load")
         self._unloads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-unload")
         self._ports: list[LoopPort] = []
@@ -202,8 +203,8 @@ class Engine:
         labels: Mapping[str, Sequence[str]],
         warmup: "WarmupOptions",
     ) -> Model:
-        """Loads one version on a thread of its own and runs its warm-up there; raises with the runtime's words if it
-        cannot be served. `labels`: of classes, by output."""
+        """Loads one version and warms it up; raises with the runtime's words if it cannot be served. `labels`: of
+        classes, by output."""
         call = partial(
             self.core.load,
             name=name,

@@ -35,9 +35,9 @@ NATIVE = (
 PYTHON = (
     Floor(
         0,
-        ("errors", "header_pattern", "host", "steps", "farewell", "_proto"),
+        ("errors", "header_pattern", "host", "steps", "farewell", "sizes", "toml_file", "_proto"),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
-        " | a connection's end | the wire's messages",
+        " | a connection's end | bytes as people write them | its file | the wire's messages",
     ),
     Floor(
         1,
