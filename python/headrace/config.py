@@ -332,10 +332,6 @@ class Config:
     sources: Mapping[str, str]
     warnings: tuple[str, ...] = ()
 
-    def memory_budget(self, device: str = "cpu") -> int:
-        """Bytes that models may have on `device`."""
-        return memory_budgets(self.model_memory_budget)[device]
-
     def changed(self) -> list[str]:
         """One line, "lanes = 2 (--lanes)", for each option that somebody set."""
         return [

@@ -37,6 +37,7 @@ from headrace._core import (
 from headrace.config import Config
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
+from headrace.sizes import memory_budgets
 from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
@@ -103,8 +104,7 @@ _LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging
 _STOPPED = "terminate flag being set to true"
 _LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
 _SHORTEST_WAIT = 0.001
-_LINES_PER_STEP = 32  # of a log: formatting and writing one takes 40 to 80 us
-_TRACES_PER_STEP = 256
+_LINES_PER_STEP, _TRACES_PER_STEP = 32, 256  # formatting and writing a line of a log takes 40 to 80 us
 _SETTLE_SECONDS = 0.002  # between looks whether large requests have been decoded
 
 
@@ -172,7 +172,7 @@ class Engine:
                 limits=limits_of(config),
                 lanes=config.lanes,
                 cores=config.host_limits.cores,
-                model_memory=config.memory_budget(),
+                model_memory=memory_budgets(config.model_memory_budget)["cpu"],
                 load_threads=config.model_load_thread_count,
                 onnxruntime_library=self.onnxruntime_library,
             )

@@ -8,6 +8,7 @@ import pytest
 
 from headrace import config
 from headrace.config import GIB, MIB, Config, ConfigError, Host, resolve
+from headrace.sizes import memory_budgets
 
 HOST = Host(cores=8, memory_bytes=16 * GIB)
 
@@ -236,9 +237,12 @@ def test_control_modes_that_cannot_be() -> None:
 
 def test_memory_budgets_name_their_device() -> None:
     host = config.Host(cores=2, memory_bytes=8 * config.GIB)
-    assert resolve({}, host=host).memory_budget() == 6 * config.GIB
+    assert memory_budgets(resolve({}, host=host).model_memory_budget)["cpu"] == 6 * config.GIB
     for words in (("2GiB",), ("cpu=2GiB",), "2GiB"):
-        assert config.resolve({"model_memory_budget": words}, host=host).memory_budget() == 2 * config.GIB
+        assert (
+            memory_budgets(config.resolve({"model_memory_budget": words}, host=host).model_memory_budget)["cpu"]
+            == 2 * config.GIB
+        )
 
 
 @pytest.mark.parametrize(
