@@ -2,7 +2,7 @@
 
 A value comes from a TOML file (`--config FILE`, keys as in the table), from the environment (`HEADRACE_<NAME>`) or from
 a flag (`--<name>`), the later winning; `Config.sources` says which. Sizes are bytes and take KiB, MiB and GiB; times
-are seconds. `python -m headrace.config` prints the table that docs/configuration.md is made of.
+are seconds. `markdown` is the table of docs/configuration.md.
 """
 
 import dataclasses
@@ -255,8 +255,7 @@ class Config:
     scheduler_learning: str = _option(
         "Compute",
         "on",
-        "off: the scheduler learns no costs, so batches are closed by size and order alone and nobody is refused by "
-        "prediction. For measuring what learning is worth.",
+        "off: no costs are learnt, and nothing is predicted. For measuring what learning is worth.",
         choices=("on", "off"),
     )
 
@@ -485,23 +484,17 @@ def add_arguments(
             )
 
 
+_COLUMNS = ("| flag | file and environment | default | values | meaning | when full |", "|---|---|---|---|---|---|")
+
+
 def markdown() -> str:
     """The table of all options, a section for each group."""
     lines: list[str] = []
     for title in dict.fromkeys(option.group for option in OPTIONS):
-        lines += [
-            f"## {title}",
-            "",
-            "| flag | file and environment | default | values | meaning | when full |",
-            "|---|---|---|---|---|---|",
-        ]
+        lines += [f"## {title}", "", *_COLUMNS]
         for o in OPTIONS:
             if o.group == title:
                 names = f"`{o.flag}` | `{o.name}`, `{o.variable}`"
                 lines.append(f"| {names} | {o.default_text} | {o.range_text} | {o.help} | {o.full} |")
         lines.append("")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

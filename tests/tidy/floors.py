@@ -48,8 +48,8 @@ PYTHON = (
             "_proto",
         ),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
-        " | a connection's end | the access log's line | bytes as people write them | its file | the scheduler, as it is shown"
-        " | the wire's messages",
+        " | a connection's end | the access log's line | bytes as people write them | its file"
+        " | the scheduler, as it is shown | the wire's messages",
     ),
     Floor(
         1,
