@@ -184,6 +184,7 @@ Queue::Queue(std::string model_name, BatchingPolicy policy)
     if (queue.max_queue_size > 0) impl_->bounds.push_back({level, queue.max_queue_size, 0});
   }
   impl_->batched = policy_.dynamic_batching && policy_.max_batch_size > 0;
+  impl_->groups.set_padding(policy_.padding);
   if (!impl_->batched) return;
   impl_->delay = std::max<Nanos>(policy_.max_queue_delay, 0);
   impl_->max_rows = impl_->full_rows = std::min(policy_.max_batch_size, kMostRows);

@@ -289,7 +289,6 @@ def test_what_has_no_effect_is_warned_of_by_name(text: str, named: str) -> None:
         ("instance_group { kind: KIND_GPU }", "KIND_GPU"),
         ("instance_group { gpus: [0] }", "KIND_GPU"),
         ('input { name: "x" reshape { shape: [] } }', "input 'x'.reshape"),
-        ('input { name: "x" allow_ragged_batch: true }', "input 'x'.allow_ragged_batch"),
         ('output { name: "x" is_shape_tensor: true }', "output 'x'.is_shape_tensor"),
     ],
 )
