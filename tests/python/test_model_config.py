@@ -63,6 +63,7 @@ def test_without_a_file_the_probe_decides() -> None:
         "priority_levels": 0,
         "default_priority_level": 0,
         "level_queues": {},
+        "ragged_inputs": [],
         "max_lanes": 0,
     }
 
