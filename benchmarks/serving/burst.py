@@ -3,7 +3,7 @@
 Capacity is what the server answers at saturation (closed loop, enough in flight). Then, in one server: a quiet open
 loop at half of the capacity, the burst, and the quiet load again. Reported: goodput in the burst (answered within the
 objective) over the capacity, lateness of what was accepted, how long refusals took as the client saw it and how much
-CPU the server spent beyond its runs for each, its peak memory, and when after the burst all requests were on time again.
+CPU the server spent beyond its runs for each, its peak memory, and when all requests were on time again.
 
     python benchmarks/serving/burst.py [--seconds 30] [--factor 10] [--objective-ms 400] [--report FILE]
 """
@@ -78,6 +78,16 @@ def on_time(outcomes: Sequence[Outcome], objective: float) -> int:
     return sum(outcome.ok and outcome.latency <= objective for outcome in outcomes)
 
 
+def spread_ms(latencies: Sequence[float]) -> str:
+    """Median, 99th percentile and largest; seconds in, milliseconds out."""
+    if not latencies:
+        return "-"
+    values = sorted(latencies)
+    return ", ".join(
+        f"{value * 1e3:.1f} ms" for value in (percentile(values, 0.5), percentile(values, 0.99), values[-1])
+    )
+
+
 def main() -> None:
     """Measures, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,7 +103,7 @@ def main() -> None:
         version.mkdir(parents=True)
         onnx.save(bert(4, 512, 32, 8192), version / "model.onnx")
         (version.parent / "config.pbtxt").write_text(
-            'parameters { key: "latency_objective_ms" value: { string_value: "%g" } }\n' % options.objective_ms
+            f'parameters {{ key: "latency_objective_ms" value: {{ string_value: "{options.objective_ms:g}" }} }}\n'
         )
         with ServerProcess(Path(name) / "models") as server:
             pid = server.process.pid
@@ -117,13 +127,29 @@ def main() -> None:
             cpu, peak = cpu_seconds(pid) - cpu_before, memory_mib(pid, "VmHWM")
     burst = [o for o in outcomes if start <= o.arrival.at < middle]
     accepted = [o for o in burst if o.ok]
-    refused = sorted(o.latency for o in burst if not o.ok)
+    refused = [o.latency for o in burst if not o.ok]
     late = [o for o in accepted if o.latency > objective]
     tail = [o for o in outcomes if o.arrival.at >= middle]
     bad = [o.arrival.at - middle for o in tail if not o.ok or o.latency > objective]
     if after - before != sum(o.ok for o in outcomes):
         raise SystemExit(f"the server counts {after - before} answers, the client {sum(o.ok for o in outcomes)}")
     goodput = on_time(burst, objective) / options.seconds
+    quiet = [o for o in outcomes if o.arrival.at < start]
+    told = Counter(o.code.name for o in burst if not o.ok)
+    overhead = max(cpu - (runs_after - runs_before), 0) / len(outcomes) * 1e6
+    rows = {
+        "capacity (32 in flight)": f"{most:.1f}/s",
+        "offered in the burst": f"{len(burst) / options.seconds:.0f}/s",
+        "goodput in the burst": f"{goodput:.1f}/s, {goodput / most:.2f} of capacity",
+        "accepted; of them late": f"{len(accepted)}; {len(late)} ({len(late) / max(len(accepted), 1):.2%})",
+        "latency of the accepted, p50, p99, most": spread_ms([o.latency for o in accepted]),
+        "refused": f"{len(refused)}: {dict(told)}",
+        "refusals as the client saw them, p50, p99, most": spread_ms(refused),
+        "server CPU beyond its runs, a request of the whole": f"{overhead:.0f} us",
+        "memory before, peak": f"{memory_before:.0f} MiB, {peak:.0f} MiB",
+        "all on time again after": f"{max(bad, default=0.0):.2f} s",
+        "on time before the burst": f"{on_time(quiet, objective)} of {len(quiet)}",
+    }
     lines = [
         machine(),
         "",
@@ -132,28 +158,12 @@ def main() -> None:
         "",
         "| | |",
         "|---|---|",
-        f"| capacity (32 in flight) | {most:.1f}/s |",
-        f"| offered in the burst | {len(burst) / options.seconds:.0f}/s |",
-        f"| goodput in the burst | {goodput:.1f}/s, {goodput / most:.2f} of capacity |",
-        f"| accepted; of them late | {len(accepted)}; {len(late)} ({len(late) / max(len(accepted), 1):.2%}) |",
-        f"| latency of accepted, p50, p99, most | {', '.join(f'{v * 1e3:.0f} ms' for v in spread3(sorted(o.latency for o in accepted)))} |",
-        f"| refused | {len(refused)}: {dict(Counter(o.code.name for o in burst if not o.ok))} |",
-        f"| refusals as the client saw them, p50, p99, most | {', '.join(f'{v * 1e3:.1f} ms' for v in spread3(refused))} |",
-        f"| server CPU beyond its runs, a request of the burst | {max(cpu - (runs_after - runs_before), 0) / len(outcomes) * 1e6:.0f} us |",
-        f"| memory before, peak | {memory_before:.0f} MiB, {peak:.0f} MiB |",
-        f"| all on time again after | {max(bad, default=0.0):.2f} s |",
-        f"| before the burst on time | {on_time([o for o in outcomes if o.arrival.at < start], objective)} of "
-        f"{sum(o.arrival.at < start for o in outcomes)} |",
+        *(f"| {what} | {said} |" for what, said in rows.items()),
     ]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.report:
         options.report.write_text(text)
-
-
-def spread3(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, 99th percentile and largest of sorted values; zeros of none."""
-    return (percentile(values, 0.5), percentile(values, 0.99), values[-1]) if values else (0.0, 0.0, 0.0)
 
 
 if __name__ == "__main__":

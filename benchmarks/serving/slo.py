@@ -13,13 +13,11 @@ that fails twice. The best fixed settings and no settings then climb it again in
 import argparse
 import itertools
 import shutil
-import statistics
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,8 +165,6 @@ def main() -> None:
     print(text)
     if options.report:
         options.report.write_text(text)
-    if not np.isfinite(statistics.median(ratios)):
-        raise SystemExit("no ratio")
 
 
 if __name__ == "__main__":
