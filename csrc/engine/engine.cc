@@ -154,6 +154,7 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
   if (Status status = decide_batching(spec, model); !status.ok()) return status;
   model.threads = threads;
   if (Status status = thread_planner_.settle(spec, *backend, model); !status.ok()) return status;
+  model.placement = model.session->placement();
   model.complete();
   Result<WarmupReport> warmed = warm_up(model, spec.warmup, pool_, clock());
   if (!warmed) return warmed.status();

@@ -30,6 +30,13 @@ class Limits(TypedDict):
     pool_retain_bytes: int
     max_shared_regions: int  # of clients' shared memory; 0: none may be named
 
+class ProviderOptions(TypedDict):
+    """A device's way into the runtime, with the runtime's own options."""
+
+    name: str  # "cuda", "tensorrt"
+    options: dict[str, str]
+    asked_for: bool  # False: a default, not missed where the runtime was built without it
+
 class SessionOptions(TypedDict, total=False):
     intra_op_threads: int
     inter_op_threads: int
@@ -38,6 +45,8 @@ class SessionOptions(TypedDict, total=False):
     memory_arena: bool
     memory_pattern: bool
     config_entries: dict[str, str]
+    providers: list[ProviderOptions]  # best first; the CPU is always the last
+    strict_providers: bool
 
 class BatchingOptions(TypedDict, total=False):
     """What config.pbtxt says. With `decided` false the core's probe decides whether the model can be batched, and then
@@ -128,6 +137,12 @@ class Model:
     @property
     def thread_trials(self) -> list[ThreadTrial]:
         """What was measured when the model was loaded, in order: each plan beside the best one before it."""
+    @property
+    def provider(self) -> str:
+        """Where it really runs: "cpu", "cuda" or "tensorrt"."""
+    @property
+    def provider_note(self) -> str:
+        """Why it does not run where it was asked to; "" where it does."""
     @property
     def max_lanes(self) -> int:
         """As it was asked for; 0: as many as the cores are enough for."""
