@@ -32,7 +32,6 @@ __all__ = [
     "Host",
     "Option",
     "add_arguments",
-    "markdown",
     "resolve",
 ]
 
