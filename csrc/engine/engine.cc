@@ -180,6 +180,7 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
   if (options_.learns_costs) {
     model.costs = std::make_unique<CostModel>(std::max<std::int64_t>(model.policy.max_batch_size, 1));
   }
+  model.placement = model.session->placement();
   model.complete();
   Result<WarmupReport> warmed = warm_up(model, spec.warmup, pool_, clock());
   if (!warmed) return warmed.status();
