@@ -108,7 +108,7 @@ def test_who_cannot_make_it_is_told_at_once(server: ServerProcess) -> None:
 def test_an_objective_refuses_what_cannot_keep_it(server: ServerProcess) -> None:
     with Peer(server.grpc) as peer:
         answers = [peer.ask(INFER, ask_slow("quick", STEPS)) for _ in range(12)]
-    assert [a.code for a in answers[:4]] == [0] * 4, "nobody is refused for a guess"
+    assert answers[0].code == 0, "nothing is known of such a run yet"
     assert answers[-1].code == 4
     assert "the objective (latency_objective_ms) is in 0 ms" in answers[-1].text
 
