@@ -116,6 +116,18 @@ class Session {
   virtual Status run(BatchRun& batch) = 0;
 };
 
+// Starts the threads that a runtime wants for its sessions. Null: there can be no more.
+class StartedThread {
+ public:
+  virtual ~StartedThread() = default;
+  virtual void join() = 0;
+};
+class ThreadStarter {
+ public:
+  virtual ~ThreadStarter() = default;
+  virtual std::unique_ptr<StartedThread> start(void (*body)(void*), void* argument) = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;

@@ -46,9 +46,27 @@ Failure apply(ort::Api api, const SessionOptions& options, ort::SessionOptions* 
   return failure;
 }
 
+void* start_thread(void* starter, void (*body)(void*), void* argument) {
+  return static_cast<ThreadStarter*>(starter)->start(body, argument).release();
+}
+
+void join_thread(void* thread) {
+  const std::unique_ptr<StartedThread> started(static_cast<StartedThread*>(thread));
+  if (started != nullptr) started->join();
+}
+
+Failure start_by(ort::Api api, ThreadStarter* starter, ort::SessionOptions* out) {
+  if (starter == nullptr) return {};
+  Failure failure = take(api, api.call<ort::SetCustomCreateThread>(out, &start_thread));
+  if (!failure) failure = take(api, api.call<ort::SetCustomThreadOptions>(out, static_cast<void*>(starter)));
+  if (!failure) failure = take(api, api.call<ort::SetCustomJoinThread>(out, &join_thread));
+  return failure;
+}
+
 class OnnxRuntime final : public Backend {
  public:
-  OnnxRuntime(ort::Library& library, ort::LogReceiver receiver) : library_(library), receiver_(receiver) {
+  OnnxRuntime(ort::Library& library, ort::LogReceiver receiver, ThreadStarter* threads)
+      : library_(library), receiver_(receiver), threads_(threads) {
     if (receiver_.sink != nullptr) library_.add_receiver(&receiver_);
   }
   ~OnnxRuntime() override { library_.remove_receiver(&receiver_); }
@@ -83,6 +101,7 @@ class OnnxRuntime final : public Backend {
       ort::Owned<ort::SessionOptions, ort::ReleaseSessionOptions> session_options(api);
       Failure failure = take(api, api.call<ort::CreateSessionOptions>(session_options.out()));
       if (!failure) failure = apply(api, options, session_options.get());
+      if (!failure) failure = start_by(api, threads_, session_options.get());
       if (failure) return load_error(model_file, failure);
       placement.provider = "cpu";
       for (std::size_t i = first; i < options.providers.size(); ++i) {
@@ -117,6 +136,7 @@ class OnnxRuntime final : public Backend {
 
   ort::Library& library_;
   ort::LogReceiver receiver_;
+  ThreadStarter* const threads_;
 };
 
 }  // namespace
@@ -124,8 +144,8 @@ class OnnxRuntime final : public Backend {
 Result<std::shared_ptr<Backend>> open_onnxruntime(const BackendOptions& options) {
   Result<ort::Library*> library = ort::Library::open(options.onnxruntime_library);
   if (!library) return library.status();
-  return std::shared_ptr<Backend>(
-      std::make_shared<OnnxRuntime>(**library, ort::LogReceiver{options.log_sink, options.log_context}));
+  return std::shared_ptr<Backend>(std::make_shared<OnnxRuntime>(
+      **library, ort::LogReceiver{options.log_sink, options.log_context}, options.threads));
 }
 
 }  // namespace headrace

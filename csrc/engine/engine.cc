@@ -67,6 +67,7 @@ Result<std::shared_ptr<Backend>> Engine::backend(const std::string& name) {
   if (opened == nullptr) {
     BackendOptions options;
     options.onnxruntime_library = options_.onnxruntime_library;
+    options.threads = &threads_;
     options.log_sink = &Engine::log;
     options.log_context = this;
     Result<std::shared_ptr<Backend>> result = open_backend(name, options);
