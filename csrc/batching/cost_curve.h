@@ -29,9 +29,9 @@ struct CostEstimate {
   bool sure = false;   // enough runs of about this size
   Nanos seen = 0;      // when the last run was recorded; 0: none
 
-  // What may be counted on where a request could be refused for it: of what is not sure, half. Nothing at all would
-  // let a crowd in that no lane can serve in time, and large batches of it would never become sure.
-  CostEstimate counted() const { return {sure ? typical : typical / 2, sure ? high : high / 2, known, sure, seen}; }
+  // What is counted where a request could be refused for it: of what is not sure, the typical time. Nothing at all
+  // would let a crowd in that no lane can serve in time, and the large batches of such a crowd would never become sure.
+  CostEstimate counted() const { return {typical, sure ? high : typical, known, sure, seen}; }
 };
 
 struct CostPoint {

@@ -57,7 +57,7 @@ struct ModelSpec {
   bool batching_decided = false;
   WarmupPlan warmup;
   std::vector<std::string> ragged_inputs;  // allow_ragged_batch: may be padded, if a probe finds the same answers
-  int max_lanes = 0;                                       // that run it at one time; 0: all
+  int max_lanes = 0;                       // that run it at one time; 0: all
   std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };
 

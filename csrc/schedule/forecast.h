@@ -8,7 +8,7 @@
 // it. Deviations of a lane's runs are taken as independent: their squares add.
 //
 // Exact where costs are, but for what it does not play: queue delays that another arrival ends early, trials of sizes,
-// and the turns that keep low priority levels alive. Of what is not known for sure half is counted.
+// and the turns that keep low priority levels alive. Of what is not known for sure the typical time is counted.
 #pragma once
 
 #include <cstddef>
