@@ -71,7 +71,7 @@ std::int64_t length_class(std::int64_t length) {
   constexpr int kBits = 2;  // four classes a doubling
   HEADRACE_CHECK(length >= 1);
   if (length <= kExact) return length;
-  const int shift = std::bit_width(static_cast<std::uint64_t>(length - 1)) - 1 - kBits;
+  const auto shift = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(length - 1))) - 1 - kBits;
   const std::int64_t step = std::int64_t{1} << shift;
   return length > std::numeric_limits<std::int64_t>::max() - step ? length : (length + step - 1) / step * step;
 }

@@ -62,8 +62,8 @@ inline constexpr std::uint64_t kNoSequence = std::numeric_limits<std::uint64_t>:
 // When a model's next batch has its turn among other models'; the least is first.
 struct Turn {
   Nanos when = kNever;
-  std::uint64_t sequence = kNoSequence;  // of its first ticket; kNoSequence: there is no batch
-  auto operator<=>(const Turn&) const = default;
+  std::uint64_t sequence = kNoSequence;           // of its first ticket; kNoSequence: there is no batch
+  auto operator<=>(const Turn&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees one here
 };
 
 // One shape group, for a forecast.

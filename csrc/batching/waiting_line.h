@@ -22,7 +22,7 @@ struct OrderKey {
   std::uint64_t level = 0;  // twice the priority level, and one more once a timeout has sent it to the back of it
   Nanos when = kNever;      // the earlier of its target and the end of its patience
   std::uint64_t sequence = 0;
-  auto operator<=>(const OrderKey&) const = default;
+  auto operator<=>(const OrderKey&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees one here
 };
 
 // What deciding needs to know of a ticket: its own memory may lie in another core's cache.

@@ -36,7 +36,7 @@ class Alone final : public Ledger, public RunObserver {
 class Warmup {
  public:
   Warmup(const Model& model, Pool& pool, const Clock& clock)
-      : model_(model), pool_(pool), clock_(clock), execution_(0, pool, clock), runnable_(model.runnable) {
+      : model_(model), pool_(pool), execution_(0, pool, clock), runnable_(model.runnable) {
     runnable_.observer = &alone_;
   }
 
@@ -146,7 +146,7 @@ class Warmup {
       return invalid_argument("input '" + spec.name + "' would be larger than 1 GiB");
     std::string bytes;
     if (data == WarmupInput::Data::kGiven) {
-      const std::size_t copies = model_.batched() ? static_cast<std::size_t>(times) : 1;
+      const std::size_t copies = model_.batched() && times > 0 ? static_cast<std::size_t>(times) : 1;
       for (std::size_t i = 0; i < copies; ++i) bytes += given;
       const std::span<const std::byte> view(reinterpret_cast<const std::byte*>(bytes.data()), bytes.size());
       if (spec.dtype == DType::kBytes) {
@@ -197,7 +197,6 @@ class Warmup {
 
   const Model& model_;
   Pool& pool_;
-  const Clock& clock_;
   Execution execution_;
   Runnable runnable_;
   Alone alone_;

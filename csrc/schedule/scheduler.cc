@@ -122,7 +122,11 @@ bool Scheduler::idle_after_all(const Dispatcher::Entry* entry) {
 }
 
 bool Scheduler::any_idle_after_all() {
-  return std::erase_if(found_busy_, [this](const auto* entry) { return dispatcher_.idle(entry); }) != 0;
+  const std::size_t before = found_busy_.size();
+  for (std::size_t i = found_busy_.size(); i-- > 0;) {
+    if (dispatcher_.idle(found_busy_[i])) found_busy_.erase(found_busy_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  return found_busy_.size() != before;
 }
 
 void Scheduler::erase(Dispatcher::Entry* entry) {
