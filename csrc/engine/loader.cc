@@ -234,13 +234,16 @@ void Loader::evict(Residence& residence) {
 
 void Loader::retire(Model& model) {
   MutexLock lock(mutex_);
-  const auto found = residences_.find(&model);
+  by_entry_.erase(model.entry);
+  // Looked up again after each wait: of two who retire a model at once, one finds it gone.
+  auto found = residences_.find(&model);
+  while (found != residences_.end() && (found->second->item->state == Residency::State::kLoading ||
+                                        found->second->item->state == Residency::State::kEvicting)) {
+    changed_.wait(mutex_);
+    found = residences_.find(&model);
+  }
   if (found == residences_.end()) return;
   Residence& residence = *found->second;
-  by_entry_.erase(model.entry);
-  while (residence.item->state == Residency::State::kLoading || residence.item->state == Residency::State::kEvicting) {
-    changed_.wait(mutex_);
-  }
   residency_.retire(residence.item);
   by_entry_.erase(model.entry);
   ++changes_;
@@ -254,6 +257,7 @@ void Loader::retire(Model& model) {
   --changes_;
   residency_.remove(residence.item);
   residences_.erase(&model);
+  changed_.notify_all();
   call_turn();
 }
 
