@@ -26,6 +26,7 @@ void Promises::account(Dispatcher::Entry& entry) {
   count(waiting_);
   if (entry.max_lanes < static_cast<int>(lanes_.size())) count(narrow_);
   if (entry.unruly) count(unruly_);
+  if (!entry.needs.empty()) count(needy_);
 }
 
 void Promises::left(Ticket& ticket, bool in_batch) {
@@ -67,6 +68,7 @@ Nanos Promises::latest_end(const Dispatcher::Entry& entry, const Ticket& ticket,
   // Until its batch starts either all lanes are busy with this work, or as many as the narrowest model may have.
   auto lanes = static_cast<Nanos>(lanes_.size());
   if (narrow_ > 0) lanes = waiting_ == 1 ? entry.max_lanes : 1;
+  if (needy_ > 0) lanes = 1;
   const Nanos batch = Queue::batch_cost(ticket);
   const Nanos start = lanes == 1 ? work - batch : (work - batch + lanes - 1) / lanes;
   return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + start + batch;
@@ -132,11 +134,11 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
 
 // What stands in the queues and runs on the lanes, as it is now.
 void Promises::begin_forecast(Nanos now) {
-  forecast_.begin(now);
+  forecast_.begin(now, &resources_);
   for (const auto& entry : entries_) {
     entry->number = (entry->queue.empty() && entry->lanes == 0) || entry->parked
                         ? -1
-                        : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes);
+                        : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes, entry->needs);
   }
   for (const LaneState& each : lanes_) {
     const bool idle = each.entry == nullptr;

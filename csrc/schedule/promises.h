@@ -29,8 +29,9 @@ class Promises {
  public:
   static constexpr std::size_t kMostPlayed = 128;  // queued tickets
 
-  Promises(const std::vector<LaneState>& lanes, const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries)
-      : lanes_(lanes), entries_(entries) {}
+  Promises(const std::vector<LaneState>& lanes, const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries,
+           const ResourceRoom& resources)
+      : lanes_(lanes), entries_(entries), resources_(resources) {}
 
   // The ticket has just been pushed, as the newest. Refused (DEADLINE_EXCEEDED): it is no longer in its queue.
   Status admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now);
@@ -72,11 +73,13 @@ class Promises {
 
   const std::vector<LaneState>& lanes_;
   const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries_;
+  const ResourceRoom& resources_;
   Forecast forecast_;
   Nanos work_ = 0;           // of all queues
   std::size_t queued_ = 0;   // tickets in them
   std::size_t waiting_ = 0;  // models with queued tickets
   std::size_t narrow_ = 0;   // of these, those that may not have all lanes
+  std::size_t needy_ = 0;    // those that need resources
   std::size_t unruly_ = 0;   // and those whose order is not by time alone
   Generation old_;
   Generation young_;
