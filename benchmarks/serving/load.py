@@ -41,6 +41,7 @@ class Result:
     load_cpu_us: float
     p50_ms: float
     p99_ms: float
+    steady_rate: float  # while all of its requests were in flight: without the start and the end of the run
 
 
 def cpu_seconds(pid: int) -> float:
@@ -74,8 +75,9 @@ def run(address: str, payload: Path, load: Load, server_pid: int) -> Result:
         succeeded = re.search(r"(\d+) succeeded", done.stdout)
         if done.returncode != 0 or rate is None or succeeded is None or int(succeeded[1]) != load.requests:
             raise LoadFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-        # Start time, status, duration in microseconds.
-        latencies = sorted(int(line.split(b"\t")[2]) / 1000 for line in log if line.strip())
+        # Start time, status, duration, in microseconds.
+        rows = [tuple(map(int, line.split(b"\t"))) for line in log if line.strip()]
+    latencies = sorted(duration / 1000 for _, _, duration in rows)
     used = after.ru_utime + after.ru_stime - own.ru_utime - own.ru_stime
     return Result(
         requests=load.requests,
@@ -84,7 +86,19 @@ def run(address: str, payload: Path, load: Load, server_pid: int) -> Result:
         load_cpu_us=used / load.requests * 1e6,
         p50_ms=percentile(latencies, 0.50),
         p99_ms=percentile(latencies, 0.99),
+        steady_rate=steady_rate(
+            sorted(start + duration for start, _, duration in rows), load.connections * load.streams
+        ),
     )
+
+
+def steady_rate(ends: Sequence[int], in_flight: int) -> float:
+    """Answers a second from the one that made the pipeline full to the one after which it ran empty. `ends`: sorted,
+    in microseconds. Answers of one batch come together, so the first and the last batch count by half."""
+    first, last = in_flight, len(ends) - in_flight
+    if last - first < in_flight:
+        return len(ends) / (ends[-1] - ends[0]) * 1e6 if ends[-1] > ends[0] else 0.0
+    return (last - first) / (ends[last] - ends[first]) * 1e6
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:

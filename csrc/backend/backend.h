@@ -34,7 +34,7 @@ struct Signature {
 };
 
 struct SessionOptions {
-  int intra_op_threads = 1;  // compute threads of one run, the calling lane included
+  int intra_op_threads = 1;  // compute threads of one run, the calling lane included; 0: the engine finds the best
   int inter_op_threads = 1;
   bool parallel_execution = false;    // ExecutionMode: parallel instead of sequential
   int graph_optimization_level = 99;  // 0 none, 1 basic, 2 extended, 3 layout, 99 all
@@ -103,6 +103,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;  // "onnxruntime", as config.pbtxt's `backend` says it
   virtual std::string version() const = 0;    // the runtime's own version, "" if it has none
+  // Whether SessionOptions::intra_op_threads changes how long a run takes.
+  virtual bool scales_with_threads() const { return false; }
   // `model_file` is an absolute path; what it refers to (external data) must lie in `model_dir` after resolving links.
   // NOT_FOUND, INVALID_ARGUMENT (names the file and the runtime's words), UNIMPLEMENTED (cannot be served, and what to
   // do).

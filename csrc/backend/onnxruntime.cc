@@ -56,6 +56,7 @@ class OnnxRuntime final : public Backend {
 
   std::string_view name() const override { return "onnxruntime"; }
   std::string version() const override { return library_.version(); }
+  bool scales_with_threads() const override { return true; }
 
   Result<std::unique_ptr<Session>> load(const std::string& model_file, const std::string& model_dir,
                                         const SessionOptions& options) override {

@@ -19,7 +19,6 @@ namespace py = pybind11;
 struct EngineHandle {
   std::shared_ptr<Engine> engine;
   py::dict limits;
-  int compute_threads = 1;  // of a run, where the session's options do not say
 };
 
 struct ModelHandle {

@@ -7,11 +7,11 @@
 namespace headrace::bindings {
 namespace {
 
-EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const std::string& onnxruntime_library,
-                         bool learn) {
-  if (lanes < 1 || compute_threads < 1) raise(invalid_argument("lanes and compute_threads must be at least 1"));
+EngineHandle make_engine(py::dict limits, int lanes, int cores, const std::string& onnxruntime_library, bool learn) {
+  if (lanes < 1 || cores < 1) raise(invalid_argument("lanes and cores must be at least 1"));
   EngineOptions options;
   options.lanes = lanes;
+  options.cores = cores;
   options.pool.cap = required<std::size_t>(limits, "pool_bytes");
   options.pool.retain = required<std::size_t>(limits, "pool_retain_bytes");
   options.inflight_bytes = required<std::size_t>(limits, "process_inflight_bytes");
@@ -19,7 +19,7 @@ EngineHandle make_engine(py::dict limits, int lanes, int compute_threads, const 
   options.max_shared_regions = required<std::size_t>(limits, "max_shared_regions");
   options.onnxruntime_library = onnxruntime_library;
   options.learns_costs = learn;
-  return {std::make_shared<Engine>(options), std::move(limits), compute_threads};
+  return {std::make_shared<Engine>(options), std::move(limits)};
 }
 
 QueuePolicy make_level_queue(const py::dict& given) {
@@ -32,10 +32,10 @@ QueuePolicy make_level_queue(const py::dict& given) {
   return queue;
 }
 
-ModelSpec make_spec(const py::dict& session, const py::dict& batching, int compute_threads) {
+ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   ModelSpec spec;
   SessionOptions& s = spec.session;
-  s.intra_op_threads = optional(session, "intra_op_threads", compute_threads);
+  s.intra_op_threads = optional(session, "intra_op_threads", 0);
   s.inter_op_threads = optional(session, "inter_op_threads", s.inter_op_threads);
   s.parallel_execution = optional(session, "parallel_execution", s.parallel_execution);
   s.graph_optimization_level = optional(session, "graph_optimization_level", s.graph_optimization_level);
@@ -172,6 +172,22 @@ py::list tensor_infos(const std::vector<TensorSpec>& specs) {
   return rows;
 }
 
+py::list thread_trials(const ModelHandle& self) {
+  py::list rows;
+  for (const ThreadFigures& figures : self.model->threads.trials) {
+    py::dict row;
+    row["threads"] = figures.plan.threads;
+    row["lanes"] = figures.plan.lanes;
+    row["batch_size"] = figures.rows;
+    row["rate_of_one"] = figures.rate_one;
+    row["rate_of_batch"] = figures.rate_rows;
+    row["alone_ns"] = figures.alone;
+    row["rounds"] = figures.rounds;
+    rows.append(row);
+  }
+  return rows;
+}
+
 }  // namespace
 
 void bind_engine(py::module_& module) {
@@ -190,7 +206,11 @@ void bind_engine(py::module_& module) {
                              [](const ModelHandle& self) { return self.model->policy.dynamic_batching; })
       .def_property_readonly("batching_reason", [](const ModelHandle& self) { return self.model->batching_reason; })
       .def_property_readonly("warmup_note", [](const ModelHandle& self) { return self.model->warmup_note; })
-      .def_property_readonly("intra_op_threads", [](const ModelHandle& self) { return self.model->intra_op_threads; })
+      .def_property_readonly("intra_op_threads",
+                             [](const ModelHandle& self) { return self.model->threads.plan.threads; })
+      .def_property_readonly("lanes", [](const ModelHandle& self) { return self.model->threads.plan.lanes; })
+      .def_property_readonly("threads_reason", [](const ModelHandle& self) { return self.model->threads.reason; })
+      .def_property_readonly("thread_trials", &thread_trials)
       .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
 
   py::class_<SamplerHandle>(module, "TraceSampler")
@@ -218,7 +238,7 @@ void bind_engine(py::module_& module) {
                                  const std::string& reason) { self.catalog->add_unavailable(name, version, reason); });
 
   py::class_<EngineHandle>(module, "Engine")
-      .def(py::init(&make_engine), py::kw_only(), py::arg("limits"), py::arg("lanes"), py::arg("compute_threads"),
+      .def(py::init(&make_engine), py::kw_only(), py::arg("limits"), py::arg("lanes"), py::arg("cores"),
            py::arg("onnxruntime_library"), py::arg("learn") = true)
       .def("backend_version", [](const EngineHandle& self,
                                  const std::string& name) { return take(self.engine->backend(name))->version(); })
@@ -227,7 +247,7 @@ void bind_engine(py::module_& module) {
           [](const EngineHandle& self, const std::string& name, std::int64_t version, const std::string& backend,
              const std::string& model_file, const std::string& model_dir, const py::dict& session,
              const py::dict& batching, std::map<std::string, std::vector<std::string>> labels, const py::dict& warmup) {
-            ModelSpec spec = make_spec(session, batching, self.compute_threads);
+            ModelSpec spec = make_spec(session, batching);
             spec.name = name;
             spec.version = version;
             spec.backend = backend;

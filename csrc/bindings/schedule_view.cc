@@ -91,12 +91,11 @@ py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
   all["learning"] = model.model->costs != nullptr;
   all["policy"] = policy_view(model.model->policy);
   py::dict lanes;
-  const int server = self.engine->lanes();
-  lanes["server"] = server;
-  lanes["most"] = model.model->max_lanes > 0 ? std::min(model.model->max_lanes, server) : server;
+  lanes["server"] = self.engine->lanes();
+  lanes["most"] = model.model->threads.plan.lanes;
   lanes["running"] = report.lanes;
   all["lanes"] = lanes;
-  all["compute_threads"] = model.model->intra_op_threads;
+  all["compute_threads"] = model.model->threads.plan.threads;
   py::list curves;
   for (const Scheduler::Curve& curve : report.curves) curves.append(curve_view(curve));
   all["cost_curves"] = curves;

@@ -41,6 +41,8 @@ Engine::Engine(const EngineOptions& options)
       backends_(options.backends),
       catalog_(std::make_shared<const Catalog>()),
       scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock, {}, nullptr}, pool_)),
+      thread_planner_(options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, scheduler_->clock(),
+                      [this] { return scheduler_->in_flight() != 0; }),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
   pool_.on_waste(&Engine::sweep_later, this);
 }
@@ -127,7 +129,8 @@ Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
 Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   Result<std::shared_ptr<Backend>> opened = backend(spec.backend);
   if (!opened) return opened.status();
-  Result<std::unique_ptr<Session>> session = (*opened)->load(spec.model_file, spec.model_dir, spec.session);
+  const ThreadDecision threads = thread_planner_.before(spec, **opened);
+  Result<std::unique_ptr<Session>> session = ThreadPlanner::load(**opened, spec, threads.plan);
   if (!session) return session.status();
 
   // The dispatcher's entry goes with the last reference: a stale catalog may still submit, and is then refused.
@@ -140,7 +143,6 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   model->backend = spec.backend;
   model->session = std::move(*session);
   model->signature = model->session->signature();
-  model->intra_op_threads = spec.session.intra_op_threads;
   model->max_lanes = spec.max_lanes;
   if (!spec.labels.empty()) {
     for (const TensorSpec& output : model->signature.outputs) {
@@ -148,18 +150,19 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
       model->output_labels.push_back(found == spec.labels.end() ? std::vector<std::string>() : found->second);
     }
   }
-  const int max_lanes = spec.max_lanes > 0 ? spec.max_lanes : scheduler_->lanes();
   if (Status status = decide_batching(spec, *model); !status.ok()) return status;
   if (options_.learns_costs) {
     model->costs = std::make_unique<CostModel>(std::max<std::int64_t>(model->policy.max_batch_size, 1));
   }
+  model->threads = threads;
+  if (Status status = thread_planner_.settle(spec, **opened, *model); !status.ok()) return status;
   model->complete();
   Result<WarmupReport> warmed = warm_up(*model, spec.warmup, pool_, clock());
   if (!warmed) return warmed.status();
   model->warmup_runs = std::move(warmed->runs);
   model->learn_from_warmup();
   model->warmup_note = std::move(warmed->note);
-  model->entry = scheduler_->add(spec.name, model->policy, max_lanes, &model->runnable);
+  model->entry = scheduler_->add(spec.name, model->policy, model->threads.plan.lanes, &model->runnable);
   MutexLock lock(mutex_);
   models_.push_back(model);
   return model;

@@ -17,6 +17,7 @@
 #include "engine/catalog.h"
 #include "engine/model.h"
 #include "engine/shared_regions.h"
+#include "engine/thread_planner.h"
 #include "engine/warmup.h"
 #include "memory/budget.h"
 #include "memory/pool.h"
@@ -27,6 +28,7 @@ namespace headrace {
 
 struct EngineOptions {
   int lanes = 1;
+  int cores = 0;  // that compute threads may use, lanes included; 0: as many as there are lanes
   PoolOptions pool;
   std::size_t inflight_bytes = std::size_t{1} << 30;  // request messages, whole process
   std::size_t max_message_bytes = std::size_t{64} << 20;
@@ -139,6 +141,7 @@ class Engine {
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};
   std::unique_ptr<Scheduler> scheduler_;
+  ThreadPlanner thread_planner_;
   std::unique_ptr<Worker> worker_;
 };
 

@@ -13,6 +13,7 @@
 #include "backend/backend.h"
 #include "batching/queue.h"
 #include "engine/stats.h"
+#include "engine/thread_trial.h"
 #include "schedule/execution.h"
 
 namespace headrace {
@@ -57,8 +58,8 @@ struct Model {
   std::vector<WarmupRun> warmup_runs;                   // in the order in which they were run
   std::string warmup_note;                              // one clause; "" where none was asked for
   std::vector<std::vector<std::string>> output_labels;  // of classes; none, or one list for each output
-  int intra_op_threads = 1;
-  int max_lanes = 0;  // 0: all
+  ThreadDecision threads;                               // of a run, and the lanes that may run it side by side
+  int max_lanes = 0;                                    // as it was asked for; 0: as many as the cores are enough for
   // Dimensions under one symbol must agree: for each dimension of each input, the place of its symbol in a list of
   // `symbols` values, or -1.
   std::vector<std::vector<int>> symbol_places;

@@ -93,6 +93,17 @@ class TensorInfo(TypedDict):
     shape: list[int]  # as the model states it, batch dimension included; -1 where any size goes
     optional: bool
 
+class ThreadTrial(TypedDict):
+    """One plan in one comparison; figures are medians of its rounds. Rates are rows/s with all of its lanes busy."""
+
+    threads: int
+    lanes: int
+    batch_size: int
+    rate_of_one: float  # with batches of one row
+    rate_of_batch: float  # with batches of batch_size rows; 0 where that is 1
+    alone_ns: int  # a run of one row with nothing beside it
+    rounds: int
+
 class Model:
     """A loaded model version: a handle that keeps it loaded in the core until `Engine.unload`."""
 
@@ -119,9 +130,20 @@ class Model:
     def warmup_note(self) -> str:
         """One clause: what was run before it took traffic, or why nothing was."""
     @property
-    def intra_op_threads(self) -> int: ...
+    def intra_op_threads(self) -> int:
+        """Compute threads of one run, its lane included."""
     @property
-    def max_lanes(self) -> int: ...
+    def lanes(self) -> int:
+        """How many lanes run the model at one time at most."""
+    @property
+    def threads_reason(self) -> str:
+        """One clause: why so many threads and lanes."""
+    @property
+    def thread_trials(self) -> list[ThreadTrial]:
+        """What was measured when the model was loaded, in order: each plan beside the best one before it."""
+    @property
+    def max_lanes(self) -> int:
+        """As it was asked for; 0: as many as the cores are enough for."""
 
 class CostPoint(TypedDict):
     rows: float
@@ -158,7 +180,7 @@ class LaneCounts(TypedDict):
     running: int
 
 class Schedule(TypedDict):
-    """What the scheduler has learnt of a model, and what it did. Times are microseconds."""
+    """What the scheduler has learnt of a model, and did."""
 
     learning: bool
     policy: dict[str, Any]
@@ -242,12 +264,9 @@ class Engine:
     """The whole core: models, lanes, memory. Any method may be called on any thread; load, unload and close block and
     release the GIL."""
 
-    def __init__(
-        self, *, limits: Limits, lanes: int, compute_threads: int, onnxruntime_library: str, learn: bool = True
-    ) -> None:
-        """`lanes` threads run batches; each run uses up to `compute_threads`. `onnxruntime_library`: path of
-        libonnxruntime.so, "" if there is none (loading an ONNX model then fails and names the package).
-        `learn`: what runs cost is learnt and used."""
+    def __init__(self, *, limits: Limits, lanes: int, cores: int, onnxruntime_library: str, learn: bool = True) -> None:
+        """`lanes` threads run batches, with compute threads for `cores` in all. `onnxruntime_library`: its path, "" if
+        there is none (an ONNX model then cannot be loaded). `learn`: what runs cost is learnt and used."""
     def backend_version(self, backend: str) -> str:
         """Raises CoreError when it cannot be opened."""
     def load(

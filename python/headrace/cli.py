@@ -92,8 +92,7 @@ def _announce(config: Config, instance: "Instance") -> None:
         "",
         f"gRPC  {host}:{instance.grpc_port}",
         f"HTTP  {host}:{instance.http_port}",
-        f"{config.lanes} lane(s) x {config.compute_threads} compute thread(s) and {config.io_threads} event loop(s) "
-        f"on {config.host_limits.cores} core(s)",
+        f"{config.lanes} lane(s) and {config.io_threads} event loop(s) on {config.host_limits.cores} core(s)",
         "ready",
     ]
     print("\n".join(lines), flush=True)

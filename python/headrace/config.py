@@ -219,16 +219,17 @@ class Config:
 
     lanes: int = _option(
         "Compute",
-        Derived("the cores if there are at most 4, else 4", lambda host, _: min(host.cores, 4)),
-        "Threads that run batches, for all models together.",
+        Derived("the cores", lambda host, _: host.cores),
+        "Threads that run batches, for all models together; at most as many as there are cores.",
         minimum=1,
         maximum=1024,
     )
     compute_threads: int = _option(
         "Compute",
-        Derived("cores / lanes, at least 1", lambda host, values: max(1, host.cores // values["lanes"])),
-        "Threads that one run of a model may use; lanes x compute threads never exceed the cores.",
-        minimum=1,
+        0,
+        "Threads that one run of a model may use, where its config does not say; 0: found for each model by short "
+        "trials when it is loaded.",
+        minimum=0,
         maximum=1024,
     )
 
@@ -406,12 +407,11 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterable[str]:
 
 
 def _check_together(values: Mapping[str, Any], host: Host) -> None:
-    lanes, threads = values["lanes"], values["compute_threads"]
-    if lanes * threads > host.cores:
-        raise ConfigError(
-            f"lanes ({lanes}) x compute_threads ({threads}) is {lanes * threads}, but this process has {host.cores} "
-            f"core(s): lower --lanes or --compute-threads."
-        )
+    for name in ("lanes", "compute_threads"):
+        if values[name] > host.cores:
+            raise ConfigError(
+                f"{name} is {values[name]}, but this process has {host.cores} core(s): lower {_BY_NAME[name].flag}."
+            )
     for name in ("connection_inflight_bytes", "process_inflight_bytes", "max_queue_bytes", "pool_bytes"):
         if values[name] < values["max_request_bytes"]:
             option = _BY_NAME[name]

@@ -139,7 +139,9 @@ FIELDS: dict[str, Row] = {
 
 # Keys of `parameters`. Any other is warned about.
 PARAMETERS: dict[str, Row] = {
-    "intra_op_thread_count": Row(_A, "threads of one run; what exceeds the cores / --lanes is lowered, and warned of"),
+    "intra_op_thread_count": Row(
+        _A, "threads of one run, at most the cores; 0 or not given: --compute-threads, which tries it out"
+    ),
     "inter_op_thread_count": Row(_A, "the same, for parts of the graph side by side"),
     "execution_mode": Row(_A, "1: parts of the graph run side by side"),
     "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),

@@ -174,7 +174,7 @@ class Engine:
             self.core = _core.Engine(
                 limits=limits_of(config),
                 lanes=config.lanes,
-                compute_threads=config.compute_threads,
+                cores=config.host_limits.cores,
                 onnxruntime_library=self.onnxruntime_library,
                 learn=config.scheduler_learning == "on",
             )

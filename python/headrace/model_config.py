@@ -25,7 +25,16 @@ from headrace.errors import InvalidArgument, Unimplemented
 if TYPE_CHECKING:
     from headrace.engine import BatchingOptions, Model, SessionOptions, TensorInfo
 
-__all__ = ["SCHEDULE", "ModelSettings", "check_signature", "complete", "datatype", "platform_of", "read"]
+__all__ = [
+    "SCHEDULE",
+    "ModelSettings",
+    "check_signature",
+    "complete",
+    "datatype",
+    "platform_of",
+    "read",
+    "threads_text",
+]
 
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime"}
 _BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo"}  # with the file that a version's folder holds
@@ -204,17 +213,19 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
             raise reader.wrong(f"parameters.{key} is '{text}': it must be {low} to {high}")
         return int(text)
 
-    budget = max(1, config.host_limits.cores // config.lanes)
+    cores = config.host_limits.cores
     intra = number("intra_op_thread_count", 0, 1024) or config.compute_threads
     parallel = number("execution_mode", 0, 1) == 1
     inter = number("inter_op_thread_count", 0, 1024) or 1
     for key, asked in (("intra_op_thread_count", intra), ("inter_op_thread_count", inter)):
-        if asked > budget:
-            reader.warn(f"parameters.{key}", f"{asked} threads x {config.lanes} lanes exceed the cores: {budget} used")
-    intra, inter = min(intra, budget), min(inter, budget)
-    if parallel and intra * inter > budget:
-        intra = max(1, budget // inter)
-        reader.warn("parameters.intra_op_thread_count", f"{intra} used beside {inter} inter-op threads (--lanes)")
+        if asked > cores:
+            reader.warn(f"parameters.{key}", f"{asked} is more than the cores: {cores} used")
+    intra, inter = min(intra, cores), min(inter, cores)
+    if parallel:
+        intra = intra or 1
+        if intra * inter > cores:
+            intra = max(1, cores // inter)
+            reader.warn("parameters.intra_op_thread_count", f"{intra} used beside {inter} inter-op threads")
     session: SessionOptions = {
         "intra_op_threads": intra,
         "inter_op_threads": inter,
@@ -309,8 +320,19 @@ def platform_of(backend: str) -> str:
     return next((platform for platform, name in _PLATFORMS.items() if name == backend), backend)
 
 
-def complete(settings: ModelSettings, model: "Model", lanes: int) -> Any:
-    """The whole inference.ModelConfig: what the file says, and the rest from the model. `lanes`: of the server."""
+def threads_text(model: "Model") -> str:
+    """How many threads a run has, on how many lanes, why, and what was measured."""
+    text = f"{model.intra_op_threads} thread(s) a run on up to {model.lanes} lane(s): {model.threads_reason}"
+    for trial in model.thread_trials:
+        text += f"; {trial['threads']} x {trial['lanes']}: {trial['rate_of_one']:.4g} rows/s"
+        if trial["batch_size"] > 1:
+            text += f", {trial['rate_of_batch']:.4g} in batches of {trial['batch_size']}"
+        text += f", {trial['alone_ns'] / 1e6:.2f} ms alone"
+    return text
+
+
+def complete(settings: ModelSettings, model: "Model") -> Any:
+    """The whole inference.ModelConfig: what the file says, and the rest from the model."""
     message = _proto.ModelConfig()
     message.CopyFrom(settings.message)
     message.name = settings.name
@@ -325,10 +347,12 @@ def complete(settings: ModelSettings, model: "Model", lanes: int) -> Any:
     for tensor, info in zip(message.input, model.inputs, strict=True):
         tensor.optional = info["optional"]
     if not message.instance_group:
-        message.instance_group.add(name=f"{settings.name}_0", count=model.max_lanes or lanes)
+        message.instance_group.add(name=f"{settings.name}_0", count=model.lanes)
     for group in message.instance_group:
         group.kind = _proto.ModelInstanceGroup.KIND_CPU
         group.count = max(1, group.count)
+    message.parameters["intra_op_thread_count"].string_value = str(model.intra_op_threads)
+    message.parameters["headrace.threads"].string_value = threads_text(model)
     if model.dynamic_batching:
         message.dynamic_batching.SetInParent()
     else:

@@ -339,8 +339,8 @@ class Repository:
         if model is None:
             log.error("%s is not served: %s", label, reason)
             return reason
-        notes = "; ".join(note for note in (model.batching_reason, model.warmup_note) if note)
-        log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, notes)
+        notes = (model.batching_reason, model_config.threads_text(model), model.warmup_note)
+        log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, "; ".join(filter(None, notes)))
         return model
 
     async def _load_model(self, target: Target) -> "Model | None":
@@ -349,6 +349,10 @@ class Repository:
         settings = target.settings
         has_labels = any(output.label_filename for output in settings.message.output)
         class_labels = await asyncio.to_thread(labels.read, settings, target.folder) if has_labels else {}
+        if settings.message.model_warmup:  # files may be among it
+            warm = await asyncio.to_thread(warmup.read, settings, target.folder)
+        else:
+            warm = warmup.read(settings, target.folder)
         model = await self._engine.load(
             name=target.name,
             version=target.version,
@@ -358,7 +362,7 @@ class Repository:
             session=settings.session,
             batching=settings.batching,
             labels=class_labels,
-            warmup=await asyncio.to_thread(warmup.read, settings, target.folder),
+            warmup=warm,
         )
         try:
             for warning in model_config.check_signature(settings, model):

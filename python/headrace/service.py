@@ -218,6 +218,7 @@ class Service:
             "backend": model.backend,
             "max_batch_size": str(model.max_batch_size),
             "batching": model.batching_reason,
+            "threads": model_config.threads_text(model),
             **{f"model.{key}": value for key, value in sorted(model.metadata.items())},
         }
         platform = model_config.platform_of(model.backend)
@@ -226,7 +227,7 @@ class Service:
     def model_config(self, name: str, version: str) -> Any:
         """The whole inference.ModelConfig message. NotFound, or Unavailable with the reason."""
         found, model, settings = self._router.ready(name, version)
-        message = model_config.complete(settings, model, self._config.lanes)
+        message = model_config.complete(settings, model)
         message.parameters[model_config.SCHEDULE].string_value = json.dumps(self._schedule(found, model))
         return message
 
@@ -237,7 +238,13 @@ class Service:
         return self._schedule(found, model)
 
     def _schedule(self, version: ModelVersion, model: "Model") -> dict[str, Any]:
-        return {"name": version.name, "version": version.version_text, **self._engine.schedule(model)}
+        threads = {"reason": model.threads_reason, "trials": model.thread_trials}
+        return {
+            "name": version.name,
+            "version": version.version_text,
+            **self._engine.schedule(model),
+            "threads": threads,
+        }
 
     def model_statistics(self, name: str, version: str) -> list[Statistics]:
         """Counters of the model's versions (of one, if `version` is given; of every model, if `name` is "")."""

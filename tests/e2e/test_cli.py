@@ -189,7 +189,7 @@ def test_a_value_that_cannot_be(mlp: Path, flag: str, value: str, words: tuple[s
 
 def test_more_threads_than_cores(mlp: Path) -> None:
     ended = serve_run(mlp, "--lanes", "512", "--compute-threads", "512")
-    assert_start_error(ended, "lanes (512)", "compute_threads (512)", "core(s)", "--lanes")
+    assert_start_error(ended, "lanes is 512", "core(s)", "--lanes")
 
 
 def test_limits_that_contradict_each_other(mlp: Path) -> None:
@@ -223,7 +223,7 @@ def test_what_the_start_prints(repository: Repository, models: Path, tmp_path: P
         told = server.output()
         assert re.search(r"^mlp +1 +onnxruntime +CPU +no config says; .*dynamic batching by default$", told, re.M)
         assert re.search(r"^bad +1 +- +- +NOT SERVED: ", told, re.MULTILINE)
-        assert re.search(r"^1 lane\(s\) x 1 compute thread\(s\) and 2 event loop\(s\) on \d+ core\(s\)$", told, re.M)
+        assert re.search(r"^1 lane\(s\) and 2 event loop\(s\) on \d+ core\(s\)$", told, re.M)
         for line in (
             "lanes = 1 (--lanes)",
             "log_level = debug (HEADRACE_LOG_LEVEL)",

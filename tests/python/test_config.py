@@ -18,7 +18,7 @@ def resolved(**flags: object) -> Config:
 def test_defaults() -> None:
     found = resolved()
     assert (found.host, found.grpc_port, found.http_port, found.io_threads) == ("127.0.0.1", 8001, 8000, 1)
-    assert (found.lanes, found.compute_threads) == (4, 2)
+    assert (found.lanes, found.compute_threads) == (8, 0)
     assert (found.pool_bytes, found.process_inflight_bytes) == (8 * GIB, 4 * GIB)
     assert (found.max_request_bytes, found.connection_inflight_bytes) == (64 * MIB, 256 * MIB)
     assert (found.exit_on_error, found.strict_readiness, found.access_log) == (False, False, False)
@@ -63,7 +63,7 @@ def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
         ({"max_request_bytes": "3 QiB"}, ["max_request_bytes", "1 KiB"]),
         ({"grpc_prot": 1}, ["'grpc_prot'", "did you mean 'grpc_port'"]),
         ({"entirely_unlike": 1}, ["'entirely_unlike'", "--help"]),
-        ({"lanes": 8, "compute_threads": 2}, ["lanes (8) x compute_threads (2) is 16", "8 core(s)", "--lanes"]),
+        ({"compute_threads": 9}, ["compute_threads is 9", "8 core(s)", "--compute-threads"]),
         (
             {"max_request_bytes": "512 MiB", "connection_inflight_bytes": "1 MiB"},
             ["connection_inflight_bytes", "512 MiB"],
@@ -99,10 +99,10 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
 def test_derived_values_follow_what_they_are_derived_from() -> None:
     found = resolved(max_request_bytes="1 GiB", lanes=2)
     assert found.connection_inflight_bytes == found.max_queue_bytes == 4 * GIB
-    assert found.compute_threads == 4
+    assert (found.lanes, found.compute_threads) == (2, 0)
     small = resolve({}, host=Host(1, 100 * MIB))  # a small machine starts with the defaults all the same
     assert small.process_inflight_bytes == 128 * MIB
-    assert (small.lanes, small.compute_threads) == (1, 1)
+    assert (small.lanes, small.compute_threads) == (1, 0)
 
 
 def test_an_unknown_variable_is_a_warning_and_what_kubernetes_sets_is_not() -> None:

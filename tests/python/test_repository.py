@@ -193,6 +193,10 @@ class Engine:
             max_batch_size=0,
             batching_reason="because",
             warmup_note="",
+            intra_op_threads=1,
+            lanes=4,
+            threads_reason="measured",
+            thread_trials=[],
         )
 
     async def unload(self, model: Any, *, finish: bool = False) -> None:

@@ -1,6 +1,7 @@
 """What the server says of itself and its models, whatever the protocol."""
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -26,6 +27,10 @@ def ready(name: str, version: int) -> ModelVersion:
         max_batch_size=32,
         dynamic_batching=True,
         max_lanes=0,
+        lanes=4,
+        intra_op_threads=1,
+        threads_reason="measured",
+        thread_trials=[],
         batching_reason="because",
         metadata={"producer": "somebody"},
     )
@@ -64,7 +69,10 @@ class FakeRepository:
 def service(*versions: ModelVersion, started: bool = True, statistics: Any = (), **flags: object) -> Service:
     router = Router(lambda rows: None)
     router.set(versions)
-    engine = cast(Any, SimpleNamespace(snapshot=lambda: {"models": list(statistics)}))
+    schedule = {"learning": True, "refused_by_prediction": 3}
+    engine = cast(
+        Any, SimpleNamespace(snapshot=lambda: {"models": list(statistics)}, schedule=lambda model: dict(schedule))
+    )
     options = config.resolve(flags, host=HOST)
     made = Service(
         engine,
@@ -124,6 +132,7 @@ def test_metadata_has_the_models_own_shapes_and_the_versions_that_are_ready() ->
         "backend": "onnxruntime",
         "max_batch_size": "32",
         "batching": "because",
+        "threads": "1 thread(s) a run on up to 4 lane(s): measured",
         "model.producer": "somebody",
     }
 
@@ -132,6 +141,10 @@ def test_configuration_is_whole() -> None:
     whole = service(ready("m", 2)).model_config("m", "2")
     assert (whole.name, whole.max_batch_size, list(whole.input[0].dims)) == ("m", 32, [3])
     assert whole.instance_group[0].count == 4
+    shown = json.loads(whole.parameters["headrace"].string_value)
+    threads = {"reason": "measured", "trials": []}
+    assert shown == {"name": "m", "version": "2", "learning": True, "refused_by_prediction": 3, "threads": threads}
+    assert service(ready("m", 2)).model_schedule("m", "") == shown
 
 
 @pytest.mark.parametrize("call", ["model_metadata", "model_config"])
