@@ -68,7 +68,7 @@ Nanos Promises::latest_end(const Dispatcher::Entry& entry, const Ticket& ticket,
   // Until its batch starts either all lanes are busy with this work, or as many as the narrowest model may have.
   auto lanes = static_cast<Nanos>(lanes_.size());
   if (narrow_ > 0) lanes = waiting_ == 1 ? entry.max_lanes : 1;
-  if (needy_ > 0) lanes = 1;
+  if (needy_ > 0) lanes = std::min<Nanos>(lanes, resources_.least_running());
   const Nanos batch = Queue::batch_cost(ticket);
   const Nanos start = lanes == 1 ? work - batch : (work - batch + lanes - 1) / lanes;
   return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + start + batch;

@@ -2,8 +2,10 @@
 // resource is there once for each device, or once for all (kEverywhere). Pure; the dispatcher asks.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,6 +48,17 @@ class ResourceRoom {
       rows_[need.place].used -= need.count;
     }
   }
+  // While somebody waits for his turn, at least so many batches run: what he waits for is with others, up to what the
+  // neediest of all lacks.
+  std::int64_t least_running() const {
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (const Row& row : rows_) {
+      if (row.most == 0) continue;
+      least =
+          std::min(least, row.count < row.most ? 1 : static_cast<std::int64_t>((row.count - row.most) / row.most) + 1);
+    }
+    return least;
+  }
   static bool share(const Needs& a, const Needs& b) {
     for (const Taken& one : a) {
       for (const Taken& other : b) {
@@ -59,6 +72,7 @@ class ResourceRoom {
   struct Row {
     std::uint64_t count = 0;
     std::uint64_t used = 0;
+    std::uint64_t most = 0;  // that one batch needs
   };
   std::vector<Row> rows_;
 };
@@ -75,6 +89,7 @@ class Resources : public ResourceRoom {
   Taken place(const ResourceNeed& need) {
     const std::size_t place = place_of(need.name, need.device);
     if (!names_[place].said && need.count > rows_[place].count) rows_[place].count = need.count;
+    rows_[place].most = std::max<std::uint64_t>(rows_[place].most, need.count);
     return {place, need.count};
   }
 
