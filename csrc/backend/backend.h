@@ -105,6 +105,8 @@ class Backend {
   virtual std::string version() const = 0;    // the runtime's own version, "" if it has none
   // Whether SessionOptions::intra_op_threads changes how long a run takes.
   virtual bool scales_with_threads() const { return false; }
+  // Bytes of the model's weights on disk: what a load is expected to need memory for. Errors as load's.
+  virtual Result<std::uint64_t> weight_bytes(const std::string& model_file, const std::string& model_dir);
   // `model_file` is an absolute path; what it refers to (external data) must lie in `model_dir` after resolving links.
   // NOT_FOUND, INVALID_ARGUMENT (names the file and the runtime's words), UNIMPLEMENTED (cannot be served, and what to
   // do).

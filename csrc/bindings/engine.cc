@@ -7,7 +7,8 @@
 namespace headrace::bindings {
 namespace {
 
-EngineHandle make_engine(py::dict limits, int lanes, int cores, const std::string& onnxruntime_library, bool learn) {
+EngineHandle make_engine(py::dict limits, int lanes, int cores, const std::string& onnxruntime_library,
+                         std::size_t model_memory, int load_threads, bool learn) {
   if (lanes < 1 || cores < 1) raise(invalid_argument("lanes and cores must be at least 1"));
   EngineOptions options;
   options.lanes = lanes;
@@ -19,6 +20,8 @@ EngineHandle make_engine(py::dict limits, int lanes, int cores, const std::strin
   options.max_shared_regions = required<std::size_t>(limits, "max_shared_regions");
   options.onnxruntime_library = onnxruntime_library;
   options.learns_costs = learn;
+  options.model_memory = model_memory;
+  options.load_threads = load_threads;
   return {std::make_shared<Engine>(options), std::move(limits)};
 }
 
@@ -127,6 +130,13 @@ py::dict model_stats(const ModelSnapshot& model) {
   row["queued"] = model.depth.queued;
   row["queued_bytes"] = model.depth.queued_bytes;
   row["running"] = model.depth.running;
+  row["asleep"] = model.residency.asleep;
+  row["footprint_bytes"] = model.residency.footprint;
+  row["peak_bytes"] = model.residency.peak;
+  row["loads"] = model.residency.loads;
+  row["evictions"] = model.residency.evictions;
+  row["load_ns"] = model.residency.load_time;
+  row["load_ns_sum"] = model.residency.load_time_sum;
   return row;
 }
 
@@ -146,10 +156,23 @@ py::dict snapshot(const EngineHandle& self) {
   pool["allocations"] = data.pool.allocations;
   pool["reuses"] = data.pool.reuses;
   pool["refusals"] = data.pool.refusals;
+  py::dict loader;
+  loader["budget"] = data.loader.budget;
+  loader["bytes"] = data.loader.bytes;
+  loader["bytes_peak"] = data.loader.bytes_peak;
+  loader["resident"] = data.loader.resident;
+  loader["asleep"] = data.loader.asleep;
+  loader["waiting"] = data.loader.waiting;
+  loader["loading"] = data.loader.loading;
+  loader["loads"] = data.loader.loads;
+  loader["failures"] = data.loader.failures;
+  loader["evictions"] = data.loader.evictions;
+  loader["misses"] = data.loader.misses;
   py::list models;
   for (const ModelSnapshot& model : data.models) models.append(model_stats(model));
   py::dict all;
   all["pool"] = pool;
+  all["loader"] = loader;
   all["inflight_bytes"] = data.inflight_bytes;
   all["inflight_bytes_peak"] = data.inflight_bytes_peak;
   all["tickets"] = data.tickets;
@@ -239,7 +262,8 @@ void bind_engine(py::module_& module) {
 
   py::class_<EngineHandle>(module, "Engine")
       .def(py::init(&make_engine), py::kw_only(), py::arg("limits"), py::arg("lanes"), py::arg("cores"),
-           py::arg("onnxruntime_library"), py::arg("learn") = true)
+           py::arg("onnxruntime_library"), py::arg("model_memory") = EngineOptions().model_memory,
+           py::arg("load_threads") = EngineOptions().load_threads, py::arg("learn") = true)
       .def("backend_version", [](const EngineHandle& self,
                                  const std::string& name) { return take(self.engine->backend(name))->version(); })
       .def(

@@ -1,9 +1,5 @@
 #include "engine/engine.h"
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -12,13 +8,6 @@
 
 namespace headrace {
 namespace {
-
-// Free memory of the C heap goes back to the system: sessions leave hundreds of megabytes there.
-void release_heap() {
-#if defined(__GLIBC__)
-  ::malloc_trim(0);
-#endif
-}
 
 // Gives the pool's waste back on the worker's thread. Comes back to itself, and goes.
 struct SweepJob final : Job, CompletionSink {
@@ -40,10 +29,13 @@ Engine::Engine(const EngineOptions& options)
       shared_regions_(options.max_shared_regions),
       backends_(options.backends),
       catalog_(std::make_shared<const Catalog>()),
-      scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock, {}, nullptr}, pool_)),
+      loader_(std::make_unique<Loader>(options.model_memory, options.load_threads, options.measure_memory, pool_,
+                                       options.clock != nullptr ? *options.clock : SteadyClock::instance())),
+      scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock, {}, loader_.get()}, pool_)),
       thread_planner_(options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, scheduler_->clock(),
                       [this] { return scheduler_->in_flight() != 0; }),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
+  loader_->attach(*scheduler_);
   pool_.on_waste(&Engine::sweep_later, this);
 }
 
@@ -129,10 +121,6 @@ Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
 Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   Result<std::shared_ptr<Backend>> opened = backend(spec.backend);
   if (!opened) return opened.status();
-  const ThreadDecision threads = thread_planner_.before(spec, **opened);
-  Result<std::unique_ptr<Session>> session = ThreadPlanner::load(**opened, spec, threads.plan);
-  if (!session) return session.status();
-
   // The dispatcher's entry goes with the last reference: a stale catalog may still submit, and is then refused.
   std::shared_ptr<Model> model(new Model, [this](Model* gone) {
     if (gone->entry != nullptr) scheduler_->erase(gone->entry);
@@ -141,46 +129,54 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   model->name = spec.name;
   model->version = spec.version;
   model->backend = spec.backend;
-  model->session = std::move(*session);
-  model->signature = model->session->signature();
-  model->max_lanes = spec.max_lanes;
-  if (!spec.labels.empty()) {
-    for (const TensorSpec& output : model->signature.outputs) {
-      const auto found = spec.labels.find(output.name);
-      model->output_labels.push_back(found == spec.labels.end() ? std::vector<std::string>() : found->second);
-    }
-  }
-  if (Status status = decide_batching(spec, *model); !status.ok()) return status;
-  if (options_.learns_costs) {
-    model->costs = std::make_unique<CostModel>(std::max<std::int64_t>(model->policy.max_batch_size, 1));
-  }
-  model->threads = threads;
-  if (Status status = thread_planner_.settle(spec, **opened, *model); !status.ok()) return status;
-  model->complete();
-  Result<WarmupReport> warmed = warm_up(*model, spec.warmup, pool_, clock());
-  if (!warmed) return warmed.status();
-  model->warmup_runs = std::move(warmed->runs);
-  model->learn_from_warmup();
-  model->warmup_note = std::move(warmed->note);
-  model->entry = scheduler_->add(spec.name, model->policy, model->threads.plan.lanes, &model->runnable);
+  Result<std::uint64_t> weights = (*opened)->weight_bytes(spec.model_file, spec.model_dir);
+  if (!weights) return weights.status();
+  Status status = loader_->first_load(*model, *weights, [&] { return make(spec, *opened, *model); });
+  if (!status.ok()) return status;
   MutexLock lock(mutex_);
   models_.push_back(model);
   return model;
 }
 
+Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model) {
+  const ThreadDecision threads = thread_planner_.before(spec, *backend);
+  Result<std::unique_ptr<Session>> session = ThreadPlanner::load(*backend, spec, threads.plan);
+  if (!session) return session.status();
+  model.session = std::move(*session);
+  model.signature = model.session->signature();
+  model.max_lanes = spec.max_lanes;
+  if (!spec.labels.empty()) {
+    for (const TensorSpec& output : model.signature.outputs) {
+      const auto found = spec.labels.find(output.name);
+      model.output_labels.push_back(found == spec.labels.end() ? std::vector<std::string>() : found->second);
+    }
+  }
+  if (Status status = decide_batching(spec, model); !status.ok()) return status;
+  model.threads = threads;
+  if (Status status = thread_planner_.settle(spec, *backend, model); !status.ok()) return status;
+  if (options_.learns_costs) {
+    model.costs = std::make_unique<CostModel>(std::max<std::int64_t>(model.policy.max_batch_size, 1));
+  }
+  model.complete();
+  Result<WarmupReport> warmed = warm_up(model, spec.warmup, pool_, clock());
+  if (!warmed) return warmed.status();
+  model.warmup_runs = std::move(warmed->runs);
+  model.learn_from_warmup();
+  model.warmup_note = std::move(warmed->note);
+  model.open_session = [backend, spec, plan = model.threads.plan] { return ThreadPlanner::load(*backend, spec, plan); };
+  model.entry = scheduler_->add(spec.name, model.policy, model.threads.plan.lanes, &model.runnable);
+  return {};
+}
+
 void Engine::unload(const std::shared_ptr<Model>& model, bool finish) {
   if (finish) scheduler_->wait_empty(model->entry);
-  bool first = false;
   {
     MutexLock lock(mutex_);
-    first = std::erase(models_, model) != 0;
+    std::erase(models_, model);
   }
   scheduler_->close_entry(model->entry, {Code::kUnavailable, "model '" + model->name + "' version " +
                                                                  model->version_text + " was unloaded"});
-  if (!first) return;  // somebody else frees it
-  model->session.reset();
-  pool_.trim();
-  release_heap();
+  loader_->retire(*model);
 }
 
 void Engine::publish(std::shared_ptr<const Catalog> catalog) {
@@ -199,7 +195,9 @@ std::shared_ptr<const Catalog> Engine::catalog() const {
 
 void Engine::close() {
   worker_->close();
+  loader_->stop();
   scheduler_->stop({Code::kUnavailable, "the server is shutting down"});
+  loader_->close();
 }
 
 Snapshot Engine::snapshot() const {
@@ -210,6 +208,7 @@ Snapshot Engine::snapshot() const {
   snapshot.tickets = scheduler_->in_flight();
   snapshot.lanes = scheduler_->lanes();
   snapshot.lanes_busy = scheduler_->busy_lanes();
+  snapshot.loader = loader_->stats();
   std::vector<std::shared_ptr<Model>> models;
   {
     MutexLock lock(mutex_);
@@ -225,6 +224,7 @@ Snapshot Engine::snapshot() const {
     row.version = model->version;
     row.stats = model->counters.read();
     row.depth = scheduler_->depth(model->entry);
+    row.residency = loader_->stats(*model);
     if (row.stats.last_inference != 0)
       row.last_inference_ms = wall_ms - (now - row.stats.last_inference) / kMillisecond;
   }

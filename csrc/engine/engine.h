@@ -15,6 +15,7 @@
 
 #include "backend/registry.h"
 #include "engine/catalog.h"
+#include "engine/loader.h"
 #include "engine/model.h"
 #include "engine/shared_regions.h"
 #include "engine/thread_planner.h"
@@ -32,10 +33,13 @@ struct EngineOptions {
   PoolOptions pool;
   std::size_t inflight_bytes = std::size_t{1} << 30;  // request messages, whole process
   std::size_t max_message_bytes = std::size_t{64} << 20;
-  std::size_t max_shared_regions = 0;  // of clients' shared memory; 0: they may name none
-  std::string onnxruntime_library;     // "": not installed
-  bool learns_costs = true;            // false: nothing is predicted, for measurements of what that is worth
-  Clock* clock = nullptr;              // null: the steady clock
+  std::size_t model_memory = ~std::size_t{0};  // of sessions, and of their loads
+  int load_threads = 4;                        // loads at one time
+  bool measure_memory = true;                  // false: sessions are taken to need what their files let expect
+  std::size_t max_shared_regions = 0;          // of clients' shared memory; 0: they may name none
+  std::string onnxruntime_library;             // "": not installed
+  bool learns_costs = true;                    // false: nothing is predicted, to measure what that is worth
+  Clock* clock = nullptr;                      // null: the steady clock
   // Backends that are there before any is opened by name: for tests that bring their own.
   std::map<std::string, std::shared_ptr<Backend>> backends;
 };
@@ -61,6 +65,7 @@ struct ModelSnapshot {
   ModelStats stats;
   std::int64_t last_inference_ms = 0;  // since the epoch; 0: never
   Scheduler::Depth depth;
+  ResidencyStats residency;
 };
 
 struct Snapshot {
@@ -70,6 +75,7 @@ struct Snapshot {
   std::size_t tickets = 0;
   int lanes = 0;
   int lanes_busy = 0;
+  LoaderStats loader;
   std::vector<ModelSnapshot> models;
 };
 
@@ -127,6 +133,8 @@ class Engine {
   static void log(void* engine, LogLevel level, std::string_view where, std::string_view message);
   static bool sweep_later(void* engine);
   Status decide_batching(const ModelSpec& spec, Model& model);
+  // Session, signature, batching, warm-up and entry: what a version's first load is.
+  Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
 
   const EngineOptions options_;
   Pool pool_;
@@ -140,6 +148,7 @@ class Engine {
   std::vector<std::shared_ptr<Model>> models_ HEADRACE_GUARDED_BY(mutex_);
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};
+  std::unique_ptr<Loader> loader_;  // the scheduler tells it of what sleeps
   std::unique_ptr<Scheduler> scheduler_;
   ThreadPlanner thread_planner_;
   std::unique_ptr<Worker> worker_;

@@ -69,7 +69,8 @@ struct Model {
   Runnable runnable;
   ModelCounters counters;
   Dispatcher::Entry* entry = nullptr;
-  std::unique_ptr<Session> session;  // gone after unload
+  std::unique_ptr<Session> session;                                // gone after unload, and while it sleeps
+  std::function<Result<std::unique_ptr<Session>>()> open_session;  // the same again, for when it is wanted
 
   bool batched() const { return policy.max_batch_size > 0; }
   // Fills what follows from name, version, signature and policy.

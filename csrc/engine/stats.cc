@@ -36,6 +36,11 @@ void ModelCounters::unserved(Code code, bool queued, Nanos total) {
   kind.add(1, total);
 }
 
+std::uint64_t ModelCounters::requests() const {
+  MutexLock lock(mutex_);
+  return stats_.success.count + stats_.fail.count;
+}
+
 ModelStats ModelCounters::read() const {
   MutexLock lock(mutex_);
   return stats_;

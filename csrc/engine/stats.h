@@ -48,6 +48,7 @@ class ModelCounters final : public RunObserver {
   // A request that no run answered: refused, expired or cancelled. `total` is its time from its last byte.
   void unserved(Code code, bool queued, Nanos total);
   ModelStats read() const;
+  std::uint64_t requests() const;  // that runs answered, well or not
 
  private:
   mutable Mutex mutex_;

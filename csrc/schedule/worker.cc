@@ -1,10 +1,27 @@
 #include "schedule/worker.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 namespace headrace {
 
-Worker::Worker(int threads, std::size_t max_jobs) : max_jobs_(max_jobs) {
+namespace {
+
+// Best effort: without it they share the cores with the rest.
+void stand_behind(int niceness) {
+#if defined(__linux__)
+  // There, a priority is a thread's own.
+  if (niceness != 0) static_cast<void>(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), niceness));
+#else
+  static_cast<void>(niceness);
+#endif
+}
+
+}  // namespace
+
+Worker::Worker(int threads, std::size_t max_jobs, int niceness) : max_jobs_(max_jobs) {
   MutexLock lock(join_mutex_);
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this, niceness] { work(niceness); });
 }
 
 bool Worker::submit(Job* job) {
@@ -36,7 +53,8 @@ std::size_t Worker::waiting() const {
   return jobs_.size();
 }
 
-void Worker::work() {
+void Worker::work(int niceness) {
+  stand_behind(niceness);
   mutex_.lock();
   while (true) {
     while (jobs_.empty() && !closed_) changed_.wait(mutex_);

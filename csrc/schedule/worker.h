@@ -27,7 +27,9 @@ struct Job : Completion {
 
 class Worker {
  public:
-  Worker(int threads, std::size_t max_jobs);
+  // `niceness`: 0, or how far its threads stand behind all others, as nice(1) counts it; threads that they start
+  // inherit it.
+  Worker(int threads, std::size_t max_jobs, int niceness = 0);
   ~Worker() { close(); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -40,7 +42,7 @@ class Worker {
   std::size_t waiting() const;
 
  private:
-  void work();
+  void work(int niceness);
 
   const std::size_t max_jobs_;
   mutable Mutex mutex_;

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
+from headrace.schedule import Schedule
+
 class CoreError(Exception):
     """A status of the core: `code` is gRPC's number, `message` one sentence for the caller."""
 
@@ -145,51 +147,6 @@ class Model:
     def max_lanes(self) -> int:
         """As it was asked for; 0: as many as the cores are enough for."""
 
-class CostPoint(TypedDict):
-    rows: float
-    us: float  # as fitted
-    runs: int  # that are remembered
-
-class CostCurve(TypedDict):
-    device: int  # kind of lane
-    shape: str  # hash of what the inputs of a batch agree in
-    runs: int
-    best_rows: int  # a bigger batch does not pay
-    spread: float  # 99 of 100 runs take at most so many times the typical time
-    points: list[CostPoint]
-
-class ClosedBatch(TypedDict):
-    number: int
-    closed: str  # the reason
-    lane: int
-    requests: int
-    rows: int
-    waited_us: int  # by its oldest request
-    predicted_us: int | None
-    took_us: int
-    age_us: int
-
-class Batches(TypedDict):
-    count: int
-    closed: dict[str, int]  # reason -> batches
-    last: list[ClosedBatch]  # newest first
-
-class LaneCounts(TypedDict):
-    server: int
-    most: int  # that may run the model at one time
-    running: int
-
-class Schedule(TypedDict):
-    """What the scheduler has learnt of a model, and did."""
-
-    learning: bool
-    policy: dict[str, Any]
-    lanes: LaneCounts
-    compute_threads: int  # of one run
-    cost_curves: list[CostCurve]  # used last first
-    batches: Batches
-    refused_by_prediction: int
-
 class DurationStats(TypedDict):
     count: int
     ns: int
@@ -220,6 +177,28 @@ class ModelStats(TypedDict):
     queued: int  # now
     queued_bytes: int  # now
     running: int  # tickets in a batch now
+    asleep: bool  # its session is not in memory; the next request loads it
+    footprint_bytes: int  # of its session, when it is loaded
+    peak_bytes: int  # while it loads
+    loads: int
+    evictions: int
+    load_ns: int  # of the last load
+    load_ns_sum: int
+
+class LoaderStats(TypedDict):
+    """Versions in memory and asleep, and the bytes that they are taken to need."""
+
+    budget: int
+    bytes: int  # of what is loaded, and the peaks of what loads
+    bytes_peak: int
+    resident: int
+    asleep: int
+    waiting: int  # loads that wait for their turn or for room
+    loading: int
+    loads: int
+    failures: int
+    evictions: int
+    misses: int  # requests that found their version asleep
 
 class PoolStats(TypedDict):
     cap: int
@@ -234,6 +213,7 @@ class PoolStats(TypedDict):
 
 class Snapshot(TypedDict):
     pool: PoolStats
+    loader: LoaderStats
     inflight_bytes: int
     inflight_bytes_peak: int
     tickets: int  # submitted and not yet handed back
@@ -264,9 +244,20 @@ class Engine:
     """The whole core: models, lanes, memory. Any method may be called on any thread; load, unload and close block and
     release the GIL."""
 
-    def __init__(self, *, limits: Limits, lanes: int, cores: int, onnxruntime_library: str, learn: bool = True) -> None:
-        """`lanes` threads run batches, with compute threads for `cores` in all. `onnxruntime_library`: its path, "" if
-        there is none (an ONNX model then cannot be loaded). `learn`: what runs cost is learnt and used."""
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        lanes: int,
+        cores: int,
+        onnxruntime_library: str,
+        model_memory: int = ...,
+        load_threads: int = ...,
+        learn: bool = True,
+    ) -> None:
+        """`lanes` threads run batches, with compute threads for `cores` in all. Models get `model_memory` bytes, and
+        load on `load_threads` threads; what does not fit sleeps until it is asked for. `onnxruntime_library`: its path,
+        "" if there is none (an ONNX model then cannot be loaded). `learn`: what runs cost is learnt and used."""
     def backend_version(self, backend: str) -> str:
         """Raises CoreError when it cannot be opened."""
     def load(

@@ -2,7 +2,7 @@
 
 A value comes from a TOML file (`--config FILE`, keys as in the table), from the environment (`HEADRACE_<NAME>`) or from
 a flag (`--<name>`), the later winning; `Config.sources` says which. Sizes are bytes and take KiB, MiB and GiB; times
-are seconds. `python -m headrace.config` prints the table that docs/configuration.md is made of.
+are seconds. `markdown` is the table of docs/configuration.md.
 """
 
 import dataclasses
@@ -16,14 +16,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 from headrace.errors import StartError
 from headrace.header_pattern import header_matcher
 from headrace.host import Host
+from headrace.sizes import GIB, KIB, MIB, UNITS, memory_budgets
+from headrace.toml_file import read_toml
 
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["OPTIONS", "Config", "ConfigError", "Host", "Option", "add_arguments", "markdown", "resolve"]
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "OPTIONS",
+    "Config",
+    "ConfigError",
+    "Host",
+    "Option",
+    "add_arguments",
+    "markdown",
+    "resolve",
+]
 
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
-_UNITS = {"": 1, "K": KIB, "KIB": KIB, "M": MIB, "MIB": MIB, "G": GIB, "GIB": GIB}
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 ENV_PREFIX = "HEADRACE_"
 CONFIG_FILE_VARIABLE = "HEADRACE_CONFIG"
@@ -40,7 +52,7 @@ class Derived(NamedTuple):
     """A default that depends on the machine or on options above it in the table; `text` says how."""
 
     text: str
-    value: Callable[[Host, Mapping[str, Any]], int]
+    value: Callable[[Host, Mapping[str, Any]], Any]
 
 
 class Option(NamedTuple):
@@ -131,7 +143,7 @@ class Option(NamedTuple):
         match = re.fullmatch(r"\s*(-?\d{1,18})\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
         if match is None or (match.group(2) and self.unit != "bytes"):
             return None
-        factor = _UNITS.get(match.group(2).upper())
+        factor = UNITS.get(match.group(2).upper())
         return int(match.group(1)) * factor if factor else None
 
 
@@ -162,6 +174,13 @@ class Config:
 
     model_repository: str = _option("Models", "", "Folder of models, each as MODEL/VERSION/model.onnx.")
     model_load_thread_count: int = _option("Models", 4, "Models that load at one time.", minimum=1, maximum=64)
+    model_memory_budget: tuple[str, ...] = _option(
+        "Models",
+        Derived("75 % of the memory limit", lambda host, _: (f"cpu={host.memory_bytes * 3 // 4}",)),
+        "Memory for loaded models, loads at their peak included: BYTES, or DEVICE=BYTES (cpu=2GiB). What does not fit "
+        "sleeps, and is loaded when it is asked for.",
+        full="the model of least worth that is not in use goes to sleep",
+    )
     model_control_mode: str = _option(
         "Models",
         "none",
@@ -236,8 +255,7 @@ class Config:
     scheduler_learning: str = _option(
         "Compute",
         "on",
-        "off: the scheduler learns no costs, so batches are closed by size and order alone and nobody is refused by "
-        "prediction. For measuring what learning is worth.",
+        "off: no costs are learnt, and nothing is predicted. For measuring what learning is worth.",
         choices=("on", "off"),
     )
 
@@ -356,7 +374,11 @@ def resolve(
     sources: dict[str, str] = {}
     file = file or environ.get(CONFIG_FILE_VARIABLE)
     if file:
-        for key, value in _read_file(file).items():
+        try:
+            table = read_toml(file)
+        except ValueError as error:
+            raise ConfigError(f"The configuration file {file} {error}.") from None
+        for key, value in table.items():
             source = f"file {file}"
             values[key], sources[key] = _option_named(key, source).parse(value, source), source
     for option in OPTIONS:
@@ -374,18 +396,6 @@ def resolve(
             sources[option.name] = "default"
     _check_together(values, host)
     return Config(**values, host_limits=host, sources=sources, warnings=tuple(_unknown_variables(environ)))
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        with open(path, "rb") as stream:
-            return tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"The configuration file {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {path} is not TOML: {error}.") from None
 
 
 def _option_named(key: str, source: str) -> Option:
@@ -407,6 +417,10 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterable[str]:
 
 
 def _check_together(values: Mapping[str, Any], host: Host) -> None:
+    try:
+        memory_budgets(values["model_memory_budget"])
+    except ValueError as error:
+        raise ConfigError(f"model_memory_budget {error}.") from None
     for name in ("lanes", "compute_threads"):
         if values[name] > host.cores:
             raise ConfigError(
@@ -470,23 +484,17 @@ def add_arguments(
             )
 
 
+_COLUMNS = ("| flag | file and environment | default | values | meaning | when full |", "|---|---|---|---|---|---|")
+
+
 def markdown() -> str:
     """The table of all options, a section for each group."""
     lines: list[str] = []
     for title in dict.fromkeys(option.group for option in OPTIONS):
-        lines += [
-            f"## {title}",
-            "",
-            "| flag | file and environment | default | values | meaning | when full |",
-            "|---|---|---|---|---|---|",
-        ]
+        lines += [f"## {title}", "", *_COLUMNS]
         for o in OPTIONS:
             if o.group == title:
                 names = f"`{o.flag}` | `{o.name}`, `{o.variable}`"
                 lines.append(f"| {names} | {o.default_text} | {o.range_text} | {o.help} | {o.full} |")
         lines.append("")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

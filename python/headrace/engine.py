@@ -36,6 +36,8 @@ from headrace.access_line import access_line
 from headrace.config import Config
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
+from headrace.schedule import Schedule
+from headrace.sizes import memory_budgets
 from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
@@ -48,7 +50,6 @@ if TYPE_CHECKING:  # these are of the stub only
         LevelQueueOptions,
         Limits,
         ModelStats,
-        Schedule,
         SessionOptions,
         Snapshot,
         TensorInfo,
@@ -100,14 +101,12 @@ T = TypeVar("T")
 log = logging.getLogger("headrace.engine")
 _runtime_log = logging.getLogger("headrace.runtime")
 _access_log = logging.getLogger("headrace.access")
-# Of the core's 0 verbose .. 4 fatal. A runtime is chatty at its info level.
-_LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
+_LEVELS = (logging.DEBUG, logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)  # a runtime's info is chatty
 # A run that was told to stop because its callers have gone: no fault, and theirs to bring about as often as they like.
 _STOPPED = "terminate flag being set to true"
 _LONGEST_TICK = 1.0  # seconds between looks at the timers of connections that nobody told us about
 _SHORTEST_WAIT = 0.001
-_LINES_PER_STEP = 32  # of a log: formatting and writing one takes 40 to 80 us
-_TRACES_PER_STEP = 256
+_LINES_PER_STEP, _TRACES_PER_STEP = 32, 256  # formatting and writing a line of a log takes 40 to 80 us
 _SETTLE_SECONDS = 0.002  # between looks whether large requests have been decoded
 
 
@@ -175,12 +174,14 @@ class Engine:
                 limits=limits_of(config),
                 lanes=config.lanes,
                 cores=config.host_limits.cores,
+                model_memory=memory_budgets(config.model_memory_budget)["cpu"],
+                load_threads=config.model_load_thread_count,
                 onnxruntime_library=self.onnxruntime_library,
                 learn=config.scheduler_learning == "on",
             )
         except CoreError as error:
             raise StartError(error.message) from None
-        # Apart, so that unloads that wait for long runs do not keep new models from being loaded.
+        # Apart, so that unloads that wait for long runs keep no model from being loaded.
         self._loads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-load")
         self._unloads = ThreadPoolExecutor(config.model_load_thread_count, "headrace-unload")
         self._ports: list[LoopPort] = []
@@ -205,8 +206,8 @@ class Engine:
         labels: Mapping[str, Sequence[str]],
         warmup: "WarmupOptions",
     ) -> Model:
-        """Loads one version on a thread of its own and runs its warm-up there; raises with the runtime's words if it
-        cannot be served. `labels`: of classes, by output."""
+        """Loads one version and warms it up; raises with the runtime's words if it cannot be served. `labels`: of
+        classes, by output."""
         call = partial(
             self.core.load,
             name=name,
@@ -290,7 +291,7 @@ class Engine:
         """Counters of now."""
         return self.core.snapshot()
 
-    def schedule(self, model: Model) -> "Schedule":
+    def schedule(self, model: Model) -> Schedule:
         """What the scheduler has learnt of the model, and why its last batches were closed."""
         return self.core.schedule(model)
 

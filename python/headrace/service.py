@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -265,8 +265,9 @@ class Service:
         Unimplemented for the name of a `repository`: there is one."""
         _refuse_repository(repository)
         rows = await self._repository.index()
+        asleep = {(s["name"], s["version"]) for s in self._engine.snapshot()["models"] if s["asleep"]}
         return [
-            IndexRow(row.name, row.version_text, row.state.value, row.reason)
+            IndexRow(row.name, row.version_text, row.state.value, row.reason or _residency(row, asleep))
             for row in rows
             if not ready or row.state is State.READY
         ]
@@ -394,6 +395,13 @@ def _refuse_repository(repository: str) -> None:
         raise Unimplemented("repository_name must be empty: the server has one repository (--model-repository)")
 
 
+def _residency(row: ModelVersion, asleep: Container[tuple[str, int | None]]) -> str:
+    """What the index says of a version that is READY and not in memory."""
+    if row.state is State.READY and (row.name, row.version) in asleep:
+        return "asleep: the next request loads it (--model-memory-budget)"
+    return ""
+
+
 def _statistics(stats: "ModelStats") -> Statistics:
     none: DurationStats = {"count": 0, "ns": 0}
     # To a caller these are all failures; the core tells them apart.
@@ -415,6 +423,6 @@ def _statistics(stats: "ModelStats") -> Statistics:
             "cache_miss": none,
         },
         "batch_stats": stats["batch_stats"],
-        "memory_usage": [],
+        "memory_usage": [{"type": "CPU", "id": 0, "byte_size": 0 if stats["asleep"] else stats["footprint_bytes"]}],
         "response_stats": {},
     }

@@ -1,12 +1,14 @@
 """Options: where values come from, what is refused and in which words, and what the machine allows."""
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
 from headrace import config
 from headrace.config import GIB, MIB, Config, ConfigError, Host, resolve
+from headrace.sizes import memory_budgets
 
 HOST = Host(cores=8, memory_bytes=16 * GIB)
 
@@ -231,3 +233,29 @@ def test_control_modes_that_cannot_be() -> None:
         resolve({"model_control_mode": "poll"}, host=HOST)
     with pytest.raises(ConfigError, match="in mode explicit only"):
         resolve({"load_model": ["m"]}, host=HOST)
+
+
+def test_memory_budgets_name_their_device() -> None:
+    host = config.Host(cores=2, memory_bytes=8 * config.GIB)
+    assert memory_budgets(resolve({}, host=host).model_memory_budget)["cpu"] == 6 * config.GIB
+    for words in (("2GiB",), ("cpu=2GiB",), "2GiB"):
+        assert (
+            memory_budgets(config.resolve({"model_memory_budget": words}, host=host).model_memory_budget)["cpu"]
+            == 2 * config.GIB
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("cuda:0=2GiB", "names the device 'cuda:0'; there is: cpu"),
+        ("1GiB cpu=2GiB", "two budgets of the device cpu"),
+        ("cpu=", "give 1 MiB to"),
+        ("much", "give 1 MiB to"),
+        ("1KiB", "give 1 MiB to"),
+        ("", "is empty"),
+    ],
+)
+def test_a_memory_budget_that_cannot_be(words: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(reason)):
+        config.resolve({"model_memory_budget": words}, host=config.Host(cores=2, memory_bytes=8 * config.GIB))

@@ -31,7 +31,7 @@ STATISTICS = {
     "execution_count": 2,
     "inference_stats": {kind: duration(number, 10 * number) for number, kind in enumerate(KINDS)},
     "batch_stats": [{"batch_size": 4, **STAGES}],
-    "memory_usage": [],
+    "memory_usage": [{"type": "CPU", "id": 0, "byte_size": 4096}],
     "response_stats": {},
 }
 

@@ -41,7 +41,8 @@ def counters(name: str, version: int, **more: Any) -> dict[str, Any]:
     kinds = ("success", "fail", "cancel", "reject", "queue", "compute_input", "compute_infer", "compute_output")
     durations = {kind: {"count": number, "ns": 10 * number} for number, kind in enumerate(kinds, 1)}
     counts = {"last_inference_ms": 7, "inference_count": 8, "execution_count": 9}
-    return {"name": name, "version": version, "batch_stats": [], **counts, **durations, **more}
+    memory = {"asleep": False, "footprint_bytes": 4096}
+    return {"name": name, "version": version, "batch_stats": [], **memory, **counts, **durations, **more}
 
 
 BROKEN = ModelVersion("broken", 1, State.UNAVAILABLE, "it is cut short")

@@ -35,9 +35,21 @@ NATIVE = (
 PYTHON = (
     Floor(
         0,
-        ("errors", "header_pattern", "host", "steps", "farewell", "access_line", "_proto"),
+        (
+            "errors",
+            "header_pattern",
+            "host",
+            "steps",
+            "farewell",
+            "access_line",
+            "sizes",
+            "toml_file",
+            "schedule",
+            "_proto",
+        ),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
-        " | a connection's end | the access log's line | the wire's messages",
+        " | a connection's end | the access log's line | bytes as people write them | its file"
+        " | the scheduler, as it is shown | the wire's messages",
     ),
     Floor(
         1,

@@ -1,0 +1,289 @@
+#include "engine/loader.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "memory/process_memory.h"
+
+namespace headrace {
+namespace {
+
+constexpr int kNice = 10;  // of 0 .. 19: about a tenth of the share of a thread that serves
+constexpr std::size_t kSmallest = std::size_t{256} << 10;  // of a session, whatever the measurement says
+
+// Before anything is known: initializers are copied out of the file, some are kept in a second order; while it loads
+// there is the parsed file too (172 to 273 MB were measured for one of 100 MB).
+ModelMemory expected(std::size_t weights) {
+  const std::size_t footprint = weights + weights / 4 + kSmallest;
+  return {footprint, footprint + weights + weights / 2};
+}
+
+std::string mebibytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
+
+// Of everything but the pool.
+std::size_t held(const Pool& pool) {
+  const PoolStats stats = pool.stats();
+  const std::size_t pooled = stats.bytes_in_use + stats.bytes_retained + stats.bytes_waste;
+  const std::size_t all = resident_bytes();
+  return all > pooled ? all - pooled : 0;
+}
+
+}  // namespace
+
+struct Loader::Residence {
+  Model* model = nullptr;
+  Residency::Item* item = nullptr;
+  std::size_t weights = 0;
+  const std::function<Status()>* first = nullptr;  // until it is done
+  Status status;
+  bool measured = false;
+  ResidencyStats stats;
+};
+
+// Comes back to itself, and goes.
+struct Loader::Turn final : Job, CompletionSink {
+  explicit Turn(Loader& of) : loader(of) { sink = this; }
+  void run() noexcept override { loader.take_turn(); }
+  void deliver(Completion* /*first*/, Completion* /*last*/) noexcept override { delete this; }
+  Loader& loader;
+};
+
+Loader::Loader(std::size_t budget, int threads, bool measured, Pool& pool, const Clock& clock)
+    : pool_(pool),
+      clock_(clock),
+      threads_(std::max(threads, 1)),
+      measured_(measured),
+      residency_(budget, std::max(threads, 1)),
+      worker_(std::max(threads, 1), static_cast<std::size_t>(std::max(threads, 1)), kNice) {}
+
+Loader::~Loader() { close(); }
+
+void Loader::stop() {
+  MutexLock lock(mutex_);
+  closed_ = true;
+  changed_.notify_all();
+}
+
+void Loader::close() {
+  stop();
+  worker_.close();
+}
+
+std::uint64_t Loader::uses(void* residence) { return static_cast<Residence*>(residence)->model->counters.requests(); }
+
+Status Loader::first_load(Model& model, std::size_t weights, const std::function<Status()>& work) {
+  MutexLock lock(mutex_);
+  if (weights > residency_.budget()) {
+    return {Code::kResourceExhausted, "model '" + model.name + "' has " + mebibytes(weights) +
+                                          " of weights; all models together may have " +
+                                          mebibytes(residency_.budget()) + " (--model-memory-budget)"};
+  }
+  auto made = std::make_unique<Residence>();
+  Residence& residence = *made;
+  residence.model = &model;
+  residence.weights = weights;
+  residence.first = &work;
+  residence.item = residency_.add(&residence, expected(weights));
+  residences_.emplace(&model, std::move(made));
+  HEADRACE_CHECK(residency_.ask(residence.item, clock_.now()).ok());
+  call_turn();
+  while (residence.first != nullptr && (!closed_ || residence.item->state == Residency::State::kLoading)) {
+    changed_.wait(mutex_);
+  }
+  Status status = std::exchange(residence.first, nullptr) == nullptr
+                      ? residence.status
+                      : Status(Code::kUnavailable, "the server is shutting down");
+  if (!status.ok()) {
+    residency_.remove(residence.item);
+    residences_.erase(&model);
+    call_turn();
+  }
+  return status;
+}
+
+void Loader::wanted(Dispatcher::Entry* entry) {
+  Status status;
+  {
+    MutexLock lock(mutex_);
+    const auto found = by_entry_.find(entry);
+    if (found == by_entry_.end() || closed_) return;  // it is being unloaded: its end answers what waits
+    status = residency_.ask(found->second->item, clock_.now());
+    if (status.ok()) call_turn();
+  }
+  if (!status.ok()) scheduler_->refuse_waiting(entry, status);
+}
+
+void Loader::became_idle() {
+  MutexLock lock(mutex_);
+  residency_.became_idle();
+  if (residency_.waiting() != 0) call_turn();
+}
+
+void Loader::call_turn() {
+  if (closed_ || turns_ == threads_) return;  // those that are at it look again
+  auto turn = std::make_unique<Turn>(*this);
+  if (!worker_.submit(turn.get())) return;
+  turn.release();  // its own
+  ++turns_;
+}
+
+void Loader::take_turn() {
+  MutexLock lock(mutex_);
+  while (!closed_) {
+    const Residency::Decision decision = residency_.next(&Loader::uses);
+    if (decision.kind == Residency::Decision::kNothing) break;
+    auto& residence = *static_cast<Residence*>(decision.item->owner);
+    if (decision.kind == Residency::Decision::kEvict) {
+      if (scheduler_->park(residence.model->entry)) {
+        evict(residence);
+      } else {
+        residency_.keep(residence.item);
+      }
+    } else {
+      if (residency_.waiting() != 0) call_turn();
+      load(residence);
+    }
+    changed_.notify_all();
+  }
+  --turns_;
+}
+
+void Loader::load(Residence& residence) {
+  Model& model = *residence.model;
+  const bool first = residence.first != nullptr;
+  if (!first && scheduler_->lost_interest(model.entry)) {
+    residency_.abandoned(residence.item);
+    return;
+  }
+  const std::uint64_t begun = ++changes_begun_;
+  const bool alone = changes_++ == 0;
+  const std::function<Status()>* work = residence.first;
+  mutex_.unlock();
+  const std::size_t before = held(pool_);
+  const std::size_t peak_before = resident_bytes_peak();
+  const Nanos started = clock_.now();
+  Status status;
+  if (first) {
+    status = (*work)();
+  } else if (Result<std::unique_ptr<Session>> session = model.open_session(); session) {
+    model.session = std::move(*session);
+    model.runnable.session = model.session.get();
+  } else {
+    status = session.status();
+  }
+  const Nanos took = clock_.now() - started;
+  if (!status.ok()) {
+    model.session.reset();
+    release_heap();
+  }
+  const std::size_t after = held(pool_);
+  const std::size_t peak_after = resident_bytes_peak();
+  // Before it may be evicted: that parks it again.
+  if (status.ok() && !first) scheduler_->unpark(model.entry);
+  mutex_.lock();
+  --changes_;
+  if (status.ok()) {
+    ModelMemory memory = residence.item->memory;
+    if (measured_ && alone && changes_begun_ == begun) {
+      // Memory of the heap that was free before shows in no later measurement, so the largest one is believed.
+      const std::size_t more = std::max(after > before ? after - before : 0, kSmallest);
+      memory.footprint = residence.measured ? std::max(memory.footprint, more) : more;
+      memory.peak = memory.footprint + residence.weights + residence.weights / 2;
+      if (peak_after > peak_before && peak_after > before) memory.peak = peak_after - before;
+      residence.measured = true;
+    }
+    ++loads_;
+    ++residence.stats.loads;
+    residence.stats.load_time = took;
+    residence.stats.load_time_sum += took;
+    residency_.loaded(residence.item, memory, took, uses(&residence));
+    by_entry_[model.entry] = &residence;
+  } else {
+    ++failures_;
+    const std::string words =
+        "model '" + model.name + "' version " + model.version_text + " could not be loaded again: " + status.message();
+    residency_.failed(residence.item, words, clock_.now());
+    if (!first) {
+      mutex_.unlock();
+      scheduler_->refuse_waiting(model.entry, {Code::kUnavailable, words});
+      mutex_.lock();
+    }
+  }
+  if (first) {
+    residence.status = std::move(status);
+    residence.first = nullptr;
+  }
+}
+
+void Loader::evict(Residence& residence) {
+  Model& model = *residence.model;
+  ++changes_;
+  ++changes_begun_;
+  mutex_.unlock();
+  model.runnable.session = nullptr;
+  model.session.reset();
+  release_heap();
+  mutex_.lock();
+  --changes_;
+  ++evictions_;
+  ++residence.stats.evictions;
+  residency_.evicted(residence.item);
+}
+
+void Loader::retire(Model& model) {
+  MutexLock lock(mutex_);
+  const auto found = residences_.find(&model);
+  if (found == residences_.end()) return;
+  Residence& residence = *found->second;
+  by_entry_.erase(model.entry);
+  while (residence.item->state == Residency::State::kLoading || residence.item->state == Residency::State::kEvicting) {
+    changed_.wait(mutex_);
+  }
+  residency_.retire(residence.item);
+  by_entry_.erase(model.entry);
+  ++changes_;
+  ++changes_begun_;
+  lock.unlock();
+  model.runnable.session = nullptr;
+  model.session.reset();
+  pool_.trim();
+  release_heap();
+  lock.lock();
+  --changes_;
+  residency_.remove(residence.item);
+  residences_.erase(&model);
+  call_turn();
+}
+
+LoaderStats Loader::stats() const {
+  MutexLock lock(mutex_);
+  LoaderStats stats;
+  stats.budget = residency_.budget();
+  stats.bytes = residency_.bytes();
+  stats.bytes_peak = residency_.bytes_peak();
+  stats.resident = residency_.resident();
+  stats.waiting = residency_.waiting();
+  stats.loading = static_cast<std::size_t>(residency_.loading());
+  stats.asleep = residency_.size() - stats.resident - stats.loading;
+  stats.loads = loads_;
+  stats.failures = failures_;
+  stats.evictions = evictions_;
+  stats.misses = scheduler_->parked_arrivals();
+  return stats;
+}
+
+ResidencyStats Loader::stats(const Model& model) const {
+  MutexLock lock(mutex_);
+  const auto found = residences_.find(&model);
+  if (found == residences_.end()) return {};
+  ResidencyStats stats = found->second->stats;
+  const Residency::Item& item = *found->second->item;
+  stats.asleep = item.state != Residency::State::kResident && item.state != Residency::State::kEvicting;
+  stats.footprint = item.memory.footprint;
+  stats.peak = item.memory.peak;
+  return stats;
+}
+
+}  // namespace headrace
