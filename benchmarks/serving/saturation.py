@@ -237,7 +237,7 @@ def main() -> None:
     head = [
         machine(),
         "",
-        f"`python benchmarks/serving/saturation.py {' '.join(options.networks)}`: {options.windows} windows of "
+        f"`python benchmarks/serving/saturation.py {' '.join(sys.argv[1:])}`: {options.windows} windows of "
         f"{options.seconds:g} s of each side, A B B A; median (min..max).",
         "",
     ]

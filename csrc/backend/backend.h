@@ -33,6 +33,21 @@ struct Signature {
   std::map<std::string, std::string> metadata;  // the model's own: producer, domain, description, custom keys
 };
 
+// A device's way into a runtime that is asked for, with the runtime's own options.
+struct Provider {
+  std::string name;  // "cuda", "tensorrt"
+  std::map<std::string, std::string> options;
+  // False: a default, that is taken where the runtime has it and not missed where it was built without.
+  bool asked_for = true;
+};
+
+// Where a session really runs.
+struct Placement {
+  std::string provider = "cpu";  // the first of its providers
+  std::string note;              // why it is not the one that was asked for; "" where it is
+  bool operator==(const Placement&) const = default;
+};
+
 struct SessionOptions {
   int intra_op_threads = 1;  // compute threads of one run, the calling lane included; 0: the engine finds the best
   int inter_op_threads = 1;
@@ -41,6 +56,8 @@ struct SessionOptions {
   bool memory_arena = true;
   bool memory_pattern = true;
   std::map<std::string, std::string> config_entries;  // runtime's own session configuration, passed through
+  std::vector<Provider> providers;                    // best first; the CPU is always the last
+  bool strict_providers = false;                      // what is asked for and cannot be had is an error
 };
 
 // Asks a run in progress to stop. The scheduler calls request(); the backend arms it around its run.
@@ -93,9 +110,22 @@ class Session {
  public:
   virtual ~Session() = default;
   virtual const Signature& signature() const = 0;
+  virtual Placement placement() const { return {}; }
   // INVALID_ARGUMENT: the runtime blames the inputs. CANCELLED: the interrupt stopped it. RESOURCE_EXHAUSTED: no
   // memory under the cap. Anything else is INTERNAL with the runtime's own words.
   virtual Status run(BatchRun& batch) = 0;
+};
+
+// Starts the threads that a runtime wants for its sessions. Null: there can be no more.
+class StartedThread {
+ public:
+  virtual ~StartedThread() = default;
+  virtual void join() = 0;
+};
+class ThreadStarter {
+ public:
+  virtual ~ThreadStarter() = default;
+  virtual std::unique_ptr<StartedThread> start(void (*body)(void*), void* argument) = 0;
 };
 
 class Backend {

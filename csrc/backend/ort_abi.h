@@ -26,6 +26,8 @@ struct TensorInfo;
 struct ModelMetadata;
 struct SequenceInfo;
 struct Allocator;
+struct CudaOptions;
+struct TensorRtOptions;
 
 enum class Error : int {
   kOk = 0,
@@ -170,7 +172,19 @@ using ModelMetadataGetCustomMetadataMapKeys =
 using GetAvailableProviders = Slot<125, Status*(char***, int*)>;
 using ReleaseAvailableProviders = Slot<126, Status*(char**, int)>;
 using AddSessionConfigEntry = Slot<130, Status*(SessionOptions*, const char*, const char*)>;
+using SetCustomCreateThread = Slot<196, Status*(SessionOptions*, void* (*)(void*, void (*)(void*), void*))>;
+using SetCustomThreadOptions = Slot<197, Status*(SessionOptions*, void*)>;
+using SetCustomJoinThread = Slot<198, Status*(SessionOptions*, void (*)(void*))>;
 using ModelMetadataGetGraphDescription = Slot<158, Status*(const ModelMetadata*, Allocator*, char**)>;
+using AppendTensorRtProvider = Slot<170, Status*(SessionOptions*, const TensorRtOptions*)>;
+using CreateTensorRtProviderOptions = Slot<171, Status*(TensorRtOptions**)>;
+using UpdateTensorRtProviderOptions =
+    Slot<172, Status*(TensorRtOptions*, const char* const*, const char* const*, std::size_t)>;
+using ReleaseTensorRtProviderOptions = Slot<174, void(TensorRtOptions*)>;
+using AppendCudaProvider = Slot<204, Status*(SessionOptions*, const CudaOptions*)>;
+using CreateCudaProviderOptions = Slot<205, Status*(CudaOptions**)>;
+using UpdateCudaProviderOptions = Slot<206, Status*(CudaOptions*, const char* const*, const char* const*, std::size_t)>;
+using ReleaseCudaProviderOptions = Slot<208, void(CudaOptions*)>;
 using GetResizedStringTensorElementBuffer = Slot<252, Status*(Value*, std::size_t, std::size_t, char**)>;
 using GetBuildInfoString = Slot<254, const char*()>;
 

@@ -95,14 +95,20 @@ struct Stop {
 
 class OrtSession final : public Session {
  public:
-  OrtSession(const ort::Library& library, ort::SessionHandle session, Signature signature, const OnnxFile& file)
-      : library_(library), api_(library.api()), session_(std::move(session)), signature_(std::move(signature)) {
+  OrtSession(const ort::Library& library, ort::SessionHandle session, Signature signature, const OnnxFile& file,
+             Placement placement)
+      : library_(library),
+        api_(library.api()),
+        session_(std::move(session)),
+        signature_(std::move(signature)),
+        placement_(std::move(placement)) {
     for (const TensorSpec& spec : signature_.inputs) input_elements_.push_back(ort::element_of(spec.dtype));
     plans_ = std::make_unique<OutputPlan[]>(signature_.outputs.size());
     for (std::size_t i = 0; i < signature_.outputs.size(); ++i) plan(signature_.outputs[i], file, plans_[i]);
   }
 
   const Signature& signature() const override { return signature_; }
+  Placement placement() const override { return placement_; }
 
   Status run(BatchRun& batch) override {
     HEADRACE_CHECK(batch.inputs.size() == signature_.inputs.size());
@@ -400,6 +406,7 @@ class OrtSession final : public Session {
   const Api api_;
   const ort::SessionHandle session_;
   const Signature signature_;
+  const Placement placement_;
   std::vector<ort::Element> input_elements_;
   std::unique_ptr<OutputPlan[]> plans_;
 };
@@ -407,8 +414,8 @@ class OrtSession final : public Session {
 }  // namespace
 
 std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
-                                          const OnnxFile& file) {
-  return std::make_unique<OrtSession>(library, std::move(session), std::move(signature), file);
+                                          const OnnxFile& file, Placement placement) {
+  return std::make_unique<OrtSession>(library, std::move(session), std::move(signature), file, std::move(placement));
 }
 
 }  // namespace headrace

@@ -15,6 +15,6 @@ using SessionHandle = Owned<Session, ReleaseSession>;
 }  // namespace ort
 
 std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
-                                          const OnnxFile& file);
+                                          const OnnxFile& file, Placement placement);
 
 }  // namespace headrace

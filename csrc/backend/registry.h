@@ -11,7 +11,8 @@
 namespace headrace {
 
 struct BackendOptions {
-  std::string onnxruntime_library;  // absolute path of libonnxruntime.so.*; "" when the package is not installed
+  ThreadStarter* threads = nullptr;  // outlives the backend; null: the runtime starts its own
+  std::string onnxruntime_library;   // absolute path of libonnxruntime.so.*; "" when the package is not installed
   LogSink log_sink = nullptr;
   void* log_context = nullptr;
 };

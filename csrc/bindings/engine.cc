@@ -45,6 +45,13 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   s.memory_arena = optional(session, "memory_arena", s.memory_arena);
   s.memory_pattern = optional(session, "memory_pattern", s.memory_pattern);
   s.config_entries = optional(session, "config_entries", s.config_entries);
+  s.strict_providers = optional(session, "strict_providers", false);
+  for (const py::handle row : optional(session, "providers", py::list())) {
+    const auto provider = py::cast<py::dict>(row);
+    s.providers.push_back({required<std::string>(provider, "name"),
+                           required<std::map<std::string, std::string>>(provider, "options"),
+                           required<bool>(provider, "asked_for")});
+  }
   BatchingPolicy& b = spec.batching;
   spec.batching_decided = optional(batching, "decided", false);
   b.max_batch_size = optional<std::int64_t>(batching, "max_batch_size", 0);
@@ -234,6 +241,8 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("lanes", [](const ModelHandle& self) { return self.model->threads.plan.lanes; })
       .def_property_readonly("threads_reason", [](const ModelHandle& self) { return self.model->threads.reason; })
       .def_property_readonly("thread_trials", &thread_trials)
+      .def_property_readonly("provider", [](const ModelHandle& self) { return self.model->placement.provider; })
+      .def_property_readonly("provider_note", [](const ModelHandle& self) { return self.model->placement.note; })
       .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
 
   py::class_<SamplerHandle>(module, "TraceSampler")

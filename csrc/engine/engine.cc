@@ -66,6 +66,7 @@ Result<std::shared_ptr<Backend>> Engine::backend(const std::string& name) {
   if (opened == nullptr) {
     BackendOptions options;
     options.onnxruntime_library = options_.onnxruntime_library;
+    options.threads = &threads_;
     options.log_sink = &Engine::log;
     options.log_context = this;
     Result<std::shared_ptr<Backend>> result = open_backend(name, options);
@@ -157,6 +158,7 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
   if (options_.learns_costs) {
     model.costs = std::make_unique<CostModel>(std::max<std::int64_t>(model.policy.max_batch_size, 1));
   }
+  model.placement = model.session->placement();
   model.complete();
   Result<WarmupReport> warmed = warm_up(model, spec.warmup, pool_, clock());
   if (!warmed) return warmed.status();

@@ -23,6 +23,7 @@
 #include "memory/budget.h"
 #include "memory/pool.h"
 #include "schedule/scheduler.h"
+#include "schedule/thread_starter.h"
 #include "schedule/worker.h"
 
 namespace headrace {
@@ -140,6 +141,7 @@ class Engine {
   Pool pool_;
   InflightBudget budget_;
   SharedRegions shared_regions_;
+  NormalThreads threads_;  // of sessions
   mutable Mutex log_mutex_;
   std::deque<LogLine> log_ HEADRACE_GUARDED_BY(log_mutex_);
   Mutex backends_mutex_;  // held while a runtime is opened: it is opened once, and no loop waits for it

@@ -58,6 +58,7 @@ struct Model {
   std::vector<WarmupRun> warmup_runs;                   // in the order in which they were run
   std::string warmup_note;                              // one clause; "" where none was asked for
   std::vector<std::vector<std::string>> output_labels;  // of classes; none, or one list for each output
+  Placement placement;                                  // where its session really runs
   ThreadDecision threads;                               // of a run, and the lanes that may run it side by side
   int max_lanes = 0;                                    // as it was asked for; 0: as many as the cores are enough for
   // Dimensions under one symbol must agree: for each dimension of each input, the place of its symbol in a list of

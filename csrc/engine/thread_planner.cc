@@ -30,6 +30,10 @@ std::string key_of(const ModelSpec& spec) {
   add(spec.batching.max_batch_size);
   add(spec.max_lanes);
   for (const auto& [name, value] : spec.session.config_entries) key += '\n' + name + '=' + value;
+  for (const Provider& provider : spec.session.providers) {
+    key += '\n' + provider.name;
+    for (const auto& [name, value] : provider.options) key += ' ' + name + '=' + value;
+  }
   return key;
 }
 
@@ -90,6 +94,11 @@ ThreadDecision ThreadPlanner::before(const ModelSpec& spec, const Backend& backe
 
 Status ThreadPlanner::settle(const ModelSpec& spec, Backend& backend, Model& model) {
   if (model.threads.final) return {};
+  if (model.session->placement().provider != "cpu") {
+    model.threads.final = true;
+    model.threads.reason = "it runs on a device of its own";
+    return {};
+  }
   ThreadTrialOptions options;
   options.plans = plans(spec);
   options.max_rows = model.policy.dynamic_batching ? model.policy.max_batch_size : 1;

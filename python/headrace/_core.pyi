@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
-from headrace.schedule import Schedule
+from headrace.schedule import BatchingOptions, Schedule
 
 class CoreError(Exception):
     """A status of the core: `code` is gRPC's number, `message` one sentence for the caller."""
@@ -32,6 +32,13 @@ class Limits(TypedDict):
     pool_retain_bytes: int
     max_shared_regions: int  # of clients' shared memory; 0: none may be named
 
+class ProviderOptions(TypedDict):
+    """A device's way into the runtime, with the runtime's own options."""
+
+    name: str  # "cuda", "tensorrt"
+    options: dict[str, str]
+    asked_for: bool  # False: a default, not missed where the runtime was built without it
+
 class SessionOptions(TypedDict, total=False):
     intra_op_threads: int
     inter_op_threads: int
@@ -40,35 +47,8 @@ class SessionOptions(TypedDict, total=False):
     memory_arena: bool
     memory_pattern: bool
     config_entries: dict[str, str]
-
-class BatchingOptions(TypedDict, total=False):
-    """What config.pbtxt says. With `decided` false the core's probe decides whether the model can be batched, and then
-    `max_batch_size` and `dynamic_batching` are its defaults for the case that it can."""
-
-    decided: bool
-    max_batch_size: int
-    dynamic_batching: bool
-    preferred_batch_sizes: list[int]
-    max_queue_delay_ns: int
-    max_queue_size: int
-    max_queue_bytes: int
-    preserve_ordering: bool  # the answers of one stream go out in the order of its requests
-    default_timeout_ns: int  # of a request, from its last byte on; 0 is none
-    allow_timeout_override: bool  # a request's own `timeout` may shorten it
-    max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
-    delay_late: bool  # past its timeout a request goes behind the others, and is not ended
-    latency_objective_ns: int  # from a request's last byte to its answer; 0 is none
-    priority_levels: int  # 0 is none
-    default_priority_level: int  # of requests that name none
-    level_queues: Mapping[int, LevelQueueOptions]  # other levels have what is said above
-
-class LevelQueueOptions(TypedDict, total=False):
-    """What priority_queue_policy says of one level."""
-
-    delay_late: bool
-    default_timeout_ns: int
-    allow_timeout_override: bool
-    max_queue_size: int  # 0 is no bound but the model's
+    providers: list[ProviderOptions]  # best first; the CPU is always the last
+    strict_providers: bool
 
 class WarmupInput(TypedDict, total=False):
     name: str
@@ -143,6 +123,12 @@ class Model:
     @property
     def thread_trials(self) -> list[ThreadTrial]:
         """What was measured when the model was loaded, in order: each plan beside the best one before it."""
+    @property
+    def provider(self) -> str:
+        """Where it really runs: "cpu", "cuda" or "tensorrt"."""
+    @property
+    def provider_note(self) -> str:
+        """Why it does not run where it was asked to; "" where it does."""
     @property
     def max_lanes(self) -> int:
         """As it was asked for; 0: as many as the cores are enough for."""

@@ -31,9 +31,6 @@ class ConfigReader(Protocol):
     def wrong(self, what: str) -> Exception:
         """The error that says what is wrong with the file."""
 
-    def cannot(self, field: str, why: str) -> Exception:
-        """The error that says what of the file cannot be served."""
-
     def warn(self, field: str, why: str) -> None:
         """Says that a field has no effect."""
 
@@ -138,12 +135,10 @@ def _max_lanes(reader: ConfigReader, message: Any) -> int:
     count = 0
     kinds = _proto.ModelInstanceGroup
     for group in message.instance_group:
-        if group.kind == kinds.KIND_GPU or (group.kind == kinds.KIND_AUTO and group.gpus):
-            raise reader.cannot("instance_group.kind KIND_GPU", "this server runs models on the CPU: use KIND_CPU")
         if group.count < 0:
             raise reader.wrong(f"instance_group.count is {group.count}: it must be 1 or more")
         if group.kind == kinds.KIND_MODEL:
-            reader.warn("instance_group.kind KIND_MODEL", "the model runs on the CPU")
+            reader.warn("instance_group.kind KIND_MODEL", "it is read as KIND_AUTO")
         count += max(1, group.count)
     if count > reader.config.lanes:
         reader.warn(

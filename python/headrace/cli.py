@@ -115,6 +115,6 @@ def _table(models: "Sequence[ServedModel]") -> list[str]:
         if model.reason:
             rows.append((model.name, model.version, "-", "-", f"NOT SERVED: {model.reason}"))
         else:
-            rows.append((model.name, model.version, model.backend, "CPU", model.batching))
+            rows.append((model.name, model.version, model.backend, model.device, model.batching))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows]

@@ -2,7 +2,7 @@
 
 A value comes from a TOML file (`--config FILE`, keys as in the table), from the environment (`HEADRACE_<NAME>`) or from
 a flag (`--<name>`), the later winning; `Config.sources` says which. Sizes are bytes and take KiB, MiB and GiB; times
-are seconds. `markdown` is the table of docs/configuration.md.
+are seconds. `scripts/configuration_page.py` makes docs/configuration.md of the table.
 """
 
 import dataclasses
@@ -32,7 +32,6 @@ __all__ = [
     "Host",
     "Option",
     "add_arguments",
-    "markdown",
     "resolve",
 ]
 
@@ -258,6 +257,18 @@ class Config:
         "off: no costs are learnt, and nothing is predicted. For measuring what learning is worth.",
         choices=("on", "off"),
     )
+    device: str = _option(
+        "Compute",
+        "auto",
+        "Where a model runs whose config does not say: auto (CUDA where the runtime has it, else the CPU), cpu, cuda, "
+        "or cuda:N for GPU number N.",
+    )
+    strict_device: bool = _option(
+        "Compute", False, "A model that cannot run where it is asked to is not served, instead of on the CPU."
+    )
+    cache_dir: str = _option(
+        "Compute", "", "Folder where engines that TensorRT builds are kept; none: they are built at each load."
+    )
 
     max_request_bytes: int = _bytes(
         64 * MIB, "One request message, as sent and after inflating.", f"{_EXHAUSTED}; HTTP 413"
@@ -426,6 +437,10 @@ def _check_together(values: Mapping[str, Any], host: Host) -> None:
             raise ConfigError(
                 f"{name} is {values[name]}, but this process has {host.cores} core(s): lower {_BY_NAME[name].flag}."
             )
+    if re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", values["device"]) is None:
+        raise ConfigError(
+            f"device is {values['device']!r}: give auto, cpu, cuda or cuda:N ({_BY_NAME['device'].flag})."
+        )
     for name in ("connection_inflight_bytes", "process_inflight_bytes", "max_queue_bytes", "pool_bytes"):
         if values[name] < values["max_request_bytes"]:
             option = _BY_NAME[name]
@@ -482,19 +497,3 @@ def add_arguments(
                 help=text.replace("%", "%%"),
                 **more,
             )
-
-
-_COLUMNS = ("| flag | file and environment | default | values | meaning | when full |", "|---|---|---|---|---|---|")
-
-
-def markdown() -> str:
-    """The table of all options, a section for each group."""
-    lines: list[str] = []
-    for title in dict.fromkeys(option.group for option in OPTIONS):
-        lines += [f"## {title}", "", *_COLUMNS]
-        for o in OPTIONS:
-            if o.group == title:
-                names = f"`{o.flag}` | `{o.name}`, `{o.variable}`"
-                lines.append(f"| {names} | {o.default_text} | {o.range_text} | {o.help} | {o.full} |")
-        lines.append("")
-    return "\n".join(lines)

@@ -71,8 +71,10 @@ FIELDS: dict[str, Row] = {
     "instance_group": Row(_A, "how many lanes may run the model at one time: the counts of all groups"),
     "instance_group.name": Row(_S, "a name for people"),
     "instance_group.count": Row(_A, "lanes; more than the server has are warned of"),
-    "instance_group.kind": Row(_A, "KIND_CPU and KIND_AUTO; KIND_GPU is refused, KIND_MODEL warned of"),
-    "instance_group.gpus": Row(_A, "refused: models run on the CPU"),
+    "instance_group.kind": Row(
+        _A, "KIND_CPU, KIND_GPU, KIND_AUTO (what --device says); KIND_MODEL is read as that, and warned of"
+    ),
+    "instance_group.gpus": Row(_A, "the first one is used; more are warned of"),
     "instance_group.profile": Row(_W, _CPU),
     "instance_group.rate_limiter": Row(_W, "lanes are shared fairly, and no resources are counted"),
     "instance_group.passive": Row(_R, "a model that is loaded and never run would be of no use here"),
@@ -105,11 +107,15 @@ FIELDS: dict[str, Row] = {
     "optimization.graph.level": Row(_A, "-1 basic, 1 extended, 2 none, otherwise all of ONNX Runtime's optimisations"),
     "optimization.priority": Row(_W, "models share the lanes fairly"),
     "optimization.cuda": Row(_W, _CPU),
-    "optimization.execution_accelerators": Row(_A, "each is warned of by its name: the model runs on the CPU as it is"),
-    "optimization.execution_accelerators.gpu_execution_accelerator": Row(_A, "as above"),
-    "optimization.execution_accelerators.gpu_execution_accelerator.name": Row(_A, "named in the warning"),
-    "optimization.execution_accelerators.gpu_execution_accelerator.parameters": Row(_A, "go with their accelerator"),
-    "optimization.execution_accelerators.cpu_execution_accelerator": Row(_A, "as above"),
+    "optimization.execution_accelerators": Row(_A, "of a model on a GPU; on the CPU they are warned of"),
+    "optimization.execution_accelerators.gpu_execution_accelerator": Row(_A, "what stands before CUDA"),
+    "optimization.execution_accelerators.gpu_execution_accelerator.name": Row(
+        _A, "tensorrt, or cuda for its parameters"
+    ),
+    "optimization.execution_accelerators.gpu_execution_accelerator.parameters": Row(
+        _A, "precision_mode and max_workspace_size_bytes as Triton spells them, the runtime's own as they are"
+    ),
+    "optimization.execution_accelerators.cpu_execution_accelerator": Row(_A, "warned of: the CPU as it is"),
     "optimization.execution_accelerators.cpu_execution_accelerator.name": Row(_A, "named in the warning"),
     "optimization.execution_accelerators.cpu_execution_accelerator.parameters": Row(_A, "go with their accelerator"),
     "optimization.input_pinned_memory": Row(_W, _CPU),
@@ -144,6 +150,7 @@ PARAMETERS: dict[str, Row] = {
     ),
     "inter_op_thread_count": Row(_A, "the same, for parts of the graph side by side"),
     "execution_mode": Row(_A, "1: parts of the graph run side by side"),
+    "strict_device": Row(_A, "1: a model that cannot run where it is asked to is not served"),
     "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),
     "enable_mem_pattern": Row(_A, "0: no plan of memory is made"),
     "latency_objective_ms": Row(

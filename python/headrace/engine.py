@@ -36,18 +36,16 @@ from headrace.access_line import access_line
 from headrace.config import Config
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
-from headrace.schedule import Schedule
+from headrace.schedule import BatchingOptions, LevelQueueOptions, Schedule
 from headrace.sizes import memory_budgets
 from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
     from headrace._core import (
-        BatchingOptions,
         BatchStats,
         Call,
         DurationStats,
         HttpAnswer,
-        LevelQueueOptions,
         Limits,
         ModelStats,
         SessionOptions,
@@ -202,7 +200,7 @@ class Engine:
         model_file: Path,
         model_dir: Path,
         session: "SessionOptions",
-        batching: "BatchingOptions",
+        batching: BatchingOptions,
         labels: Mapping[str, Sequence[str]],
         warmup: "WarmupOptions",
     ) -> Model:

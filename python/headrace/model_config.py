@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format, text_format
 
-from headrace import _proto
+from headrace import _proto, providers
 from headrace.batching_config import OBJECTIVE, read_batching
 from headrace.config import Config
 from headrace.config_fields import Treatment, row_of
@@ -234,14 +234,14 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
         "memory_arena": number("enable_mem_arena", 0, 1) != 0,
         "memory_pattern": number("enable_mem_pattern", 0, 1) != 0,
         "config_entries": {key: values.pop(key) for key in sorted(values) if key.startswith(_PASSED_ON)},
+        "providers": [
+            {"name": provider.name, "options": provider.options, "asked_for": provider.asked_for}
+            for provider in providers.chain(message, config, reader.wrong, reader.warn)
+        ],
+        "strict_providers": config.strict_device or number("strict_device", 0, 1) == 1,
     }
     for key in sorted(values.keys() - _READ_ELSEWHERE):
         reader.warn(f"parameters.{key}", _NO_EFFECT)
-    for accelerator in (
-        *message.optimization.execution_accelerators.cpu_execution_accelerator,
-        *message.optimization.execution_accelerators.gpu_execution_accelerator,
-    ):
-        reader.warn(f"optimization.execution_accelerators '{accelerator.name}'", "the model runs on the CPU as it is")
     return session
 
 
@@ -348,8 +348,9 @@ def complete(settings: ModelSettings, model: "Model") -> Any:
         tensor.optional = info["optional"]
     if not message.instance_group:
         message.instance_group.add(name=f"{settings.name}_0", count=model.lanes)
+    kinds = _proto.ModelInstanceGroup
     for group in message.instance_group:
-        group.kind = _proto.ModelInstanceGroup.KIND_CPU
+        group.kind = kinds.KIND_CPU if model.provider == "cpu" else kinds.KIND_GPU
         group.count = max(1, group.count)
     message.parameters["intra_op_thread_count"].string_value = str(model.intra_op_threads)
     message.parameters["headrace.threads"].string_value = threads_text(model)

@@ -17,6 +17,7 @@ from headrace import labels, model_config, warmup
 from headrace.config import Config
 from headrace.errors import HeadraceError, InvalidArgument, NotFound, ResourceExhausted, StartError
 from headrace.layout import MODEL_NAME, Target, look, scan, targets
+from headrace.providers import device_of
 from headrace.router import ModelVersion, Router, State
 from headrace.uploads import Upload, Uploads
 
@@ -341,6 +342,8 @@ class Repository:
             return reason
         notes = (model.batching_reason, model_config.threads_text(model), model.warmup_note)
         log.info("%s loaded in %.2f s; %s", label, time.monotonic() - started, "; ".join(filter(None, notes)))
+        if model.provider_note:
+            log.warning("%s runs on %s: %s", label, device_of(model.provider), model.provider_note)
         return model
 
     async def _load_model(self, target: Target) -> "Model | None":

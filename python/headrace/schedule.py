@@ -1,8 +1,49 @@
-"""What the core tells of its scheduler: types only."""
+"""What the core's scheduler is told of a model, and what it tells: types only."""
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
-__all__ = ["Batches", "ClosedBatch", "CostCurve", "CostPoint", "LaneCounts", "Schedule"]
+__all__ = [
+    "Batches",
+    "BatchingOptions",
+    "ClosedBatch",
+    "CostCurve",
+    "CostPoint",
+    "LaneCounts",
+    "LevelQueueOptions",
+    "Schedule",
+]
+
+
+class LevelQueueOptions(TypedDict, total=False):
+    """What priority_queue_policy says of one level."""
+
+    delay_late: bool
+    default_timeout_ns: int
+    allow_timeout_override: bool
+    max_queue_size: int  # 0 is no bound but the model's
+
+
+class BatchingOptions(TypedDict, total=False):
+    """What config.pbtxt says. With `decided` false the core's probe decides whether the model can be batched, and then
+    `max_batch_size` and `dynamic_batching` are its defaults for the case that it can."""
+
+    decided: bool
+    max_batch_size: int
+    dynamic_batching: bool
+    preferred_batch_sizes: list[int]
+    max_queue_delay_ns: int
+    max_queue_size: int
+    max_queue_bytes: int
+    preserve_ordering: bool  # the answers of one stream go out in the order of its requests
+    default_timeout_ns: int  # of a request, from its last byte on; 0 is none
+    allow_timeout_override: bool  # a request's own `timeout` may shorten it
+    max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
+    delay_late: bool  # past its timeout a request goes behind the others, and is not ended
+    latency_objective_ns: int  # from a request's last byte to its answer; 0 is none
+    priority_levels: int  # 0 is none
+    default_priority_level: int  # of requests that name none
+    level_queues: Mapping[int, LevelQueueOptions]  # other levels have what is said above
 
 
 class CostPoint(TypedDict):

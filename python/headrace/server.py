@@ -31,6 +31,7 @@ from headrace.http_measured import MeasuredHttpProtocol
 from headrace.http_protocol import HttpProtocol
 from headrace.listener import Doors, Listener, Seat
 from headrace.log_settings import LogSettings
+from headrace.providers import device_of
 from headrace.repository import Repository
 from headrace.router import ModelVersion, Router
 from headrace.service import Service
@@ -55,6 +56,7 @@ class ServedModel:
     name: str
     version: str
     backend: str
+    device: str
     batching: str
     reason: str
 
@@ -62,8 +64,9 @@ class ServedModel:
     def of(cls, found: ModelVersion) -> "ServedModel":
         """From the router's row."""
         if found.model is None:
-            return cls(found.name, found.version_text or "-", "", "", found.reason)
-        return cls(found.name, found.version_text, found.model.backend, found.model.batching_reason, "")
+            return cls(found.name, found.version_text or "-", "", "", "", found.reason)
+        device = device_of(found.model.provider)
+        return cls(found.name, found.version_text, found.model.backend, device, found.model.batching_reason, "")
 
 
 class IoThread:

@@ -16,6 +16,7 @@ from headrace import model_config
 from headrace.config import Config
 from headrace.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable, Unimplemented
 from headrace.log_settings import LogSettings
+from headrace.providers import device_of
 from headrace.router import ModelVersion, Router, State
 from headrace.tracing import Tracer
 
@@ -219,6 +220,7 @@ class Service:
             "max_batch_size": str(model.max_batch_size),
             "batching": model.batching_reason,
             "threads": model_config.threads_text(model),
+            "device": device_of(model.provider) + (f" ({model.provider_note})" if model.provider_note else ""),
             **{f"model.{key}": value for key, value in sorted(model.metadata.items())},
         }
         platform = model_config.platform_of(model.backend)

@@ -52,7 +52,8 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One lane, so that what comes while it is busy has to meet. At the end the pool is empty."""
+    """One lane, so that what comes while it is busy has to meet, and batches as large as can be. At the end the pool is
+    empty."""
     repository = tmp_path_factory.mktemp("batches")
     for name, (model, config) in MODELS.items():
         version = repository / name / "1"
@@ -60,7 +61,7 @@ def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         shutil.copyfile(models / f"{model}.onnx", version / "model.onnx")
         if config is not None:
             (repository / name / "config.pbtxt").write_text(config)
-    with ServerProcess(repository, "--lanes", "1", "--compute-threads", "1") as running:
+    with ServerProcess(repository, "--lanes", "1", "--scheduler-learning", "off", "--compute-threads", "1") as running:
         yield running
         assert running.stop() == 0
         assert "0 bytes in 0 blocks in use" in running.output()

@@ -62,7 +62,11 @@ BROKEN: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
         "max_batch_size: 4 dynamic_batching { preferred_batch_size: 8 }",
         ("preferred_batch_size 8", "4"),
     ),
-    "for_gpu": ("mlp", "instance_group { kind: KIND_GPU }", ("KIND_GPU", "CPU")),
+    "for_gpu": (
+        "mlp",
+        "instance_group { kind: KIND_GPU } parameters { key: 'strict_device' value { string_value: '1' } }",
+        ("not to run elsewhere", "CUDA", "pip install headrace[gpu]"),
+    ),
     "sequences": ("mlp", "sequence_batching { }", ("sequence_batching",)),
     "of_another_backend": ("mlp", "backend: 'tensorrt'", ("'tensorrt'", "onnxruntime")),
     "missing_version": ("mlp", "version_policy { specific { versions: [ 7 ] } }", ("version_policy", "7")),

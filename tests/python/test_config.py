@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import configuration_page
 from headrace import config
 from headrace.config import GIB, MIB, Config, ConfigError, Host, resolve
 from headrace.sizes import memory_budgets
@@ -125,7 +126,7 @@ def test_every_option_has_a_flag_with_its_default_and_what_full_means() -> None:
     parser = argparse.ArgumentParser(prog="x")
     config.add_arguments(parser)
     shown = " ".join(parser.format_help().split())
-    table = config.markdown()
+    table = configuration_page.table()
     for option in config.OPTIONS:
         assert option.flag in shown
         assert f"`{option.flag}`" in table

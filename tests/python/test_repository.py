@@ -197,6 +197,8 @@ class Engine:
             lanes=4,
             threads_reason="measured",
             thread_trials=[],
+            provider="cpu",
+            provider_note="",
         )
 
     async def unload(self, model: Any, *, finish: bool = False) -> None:

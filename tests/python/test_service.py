@@ -31,6 +31,8 @@ def ready(name: str, version: int) -> ModelVersion:
         intra_op_threads=1,
         threads_reason="measured",
         thread_trials=[],
+        provider="cpu",
+        provider_note="CUDA: no",
         batching_reason="because",
         metadata={"producer": "somebody"},
     )
@@ -134,6 +136,7 @@ def test_metadata_has_the_models_own_shapes_and_the_versions_that_are_ready() ->
         "max_batch_size": "32",
         "batching": "because",
         "threads": "1 thread(s) a run on up to 4 lane(s): measured",
+        "device": "CPU (CUDA: no)",
         "model.producer": "somebody",
     }
 

@@ -58,9 +58,9 @@ PYTHON = (
     ),
     Floor(
         2,
-        ("engine", "tracing", "metrics", "log_settings", "uploads", "grpc_web"),
+        ("engine", "tracing", "metrics", "log_settings", "uploads", "grpc_web", "providers"),
         "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought"
-        " | gRPC-Web's frames",
+        " | gRPC-Web's frames | on which device a model is to run",
     ),
     Floor(3, ("batching_config",), "batching, queues and priorities of config.pbtxt"),
     Floor(4, ("model_config",), "config.pbtxt, and what the model completes of it"),
