@@ -192,7 +192,7 @@ bool Dispatcher::park(Entry* entry) {
 
 void Dispatcher::unpark(Entry* entry) {
   entry->parked = false;
-  impl_->promises.account(*entry);
+  impl_->promises.unparked(*entry);
   impl_->file(entry);
 }
 
@@ -282,7 +282,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
     ticket->queue_next = nullptr;
     ticket->lane = static_cast<std::uint32_t>(lane);
     out.tickets.push_back(ticket);
-    if (ticket->promised) impl_->promises.left(*ticket, true);
+    if (ticket->promised || ticket->work != 0) impl_->promises.left(*ticket, true);
     ticket = next;
   }
   if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);

@@ -38,7 +38,7 @@ struct Dispatcher::Entry {
   bool blocked = false;       // a lane would run it, but for these
   Turn turn;                  // of its batch, then
   int number = 0;             // in the forecast that is being made
-  Nanos work = 0;             // of its queue, as it was last accounted
+  Nanos open_cost = 0;        // of its queue, as it was last accounted
   std::size_t counted = 0;    // and its tickets
   bool waits = false;         // the same: it is not empty
   int lanes = 0;              // that run it now

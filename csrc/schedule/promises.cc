@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 
@@ -16,9 +17,9 @@ constexpr Nanos kCostsFresh = kSecond;
 void Promises::account(Dispatcher::Entry& entry) {
   const Queue& queue = entry.queue;
   if (entry.costs == nullptr || entry.parked) return;
-  work_ += queue.work() - entry.work;
+  open_cost_ += queue.open_cost() - entry.open_cost;
   queued_ += queue.size() - entry.counted;
-  entry.work = queue.work();
+  entry.open_cost = queue.open_cost();
   entry.counted = queue.size();
   if (entry.waits != queue.empty()) return;
   entry.waits = !queue.empty();
@@ -34,8 +35,8 @@ void Promises::left(Ticket& ticket, bool in_batch) {
     plan_holds_ = false;
     last_refusal_ = {};
   }
-  if (!ticket.promised) return;
-  ticket.promised = false;
+  demand_.remove(ticket.work_place, std::exchange(ticket.work, 0));
+  if (!std::exchange(ticket.promised, false)) return;
   if (ticket.sequence < tight_before_) {
     --tight_;
     return;
@@ -59,9 +60,25 @@ void Promises::spend(Nanos work) {
   if (young_.slack != kNever) young_.slack -= work;
 }
 
-// All that is queued, and runs, is through by then, and the ticket with it.
-Nanos Promises::latest_end(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
-  Nanos work = work_;
+void Promises::count(const Dispatcher::Entry& entry, Ticket& ticket) {
+  ticket.work = entry.queue.work_of(ticket);
+  ticket.work_place = demand_.add(ticket.order_when, ticket.work);
+}
+
+void Promises::unparked(Dispatcher::Entry& entry) {
+  account(entry);
+  if (entry.costs == nullptr || entry.queue.empty()) return;
+  std::vector<WaitingGroup> groups;
+  entry.queue.append_groups(groups);
+  for (const WaitingGroup& group : groups) {
+    for (const Slot& slot : group.slots) count(entry, *slot.ticket);
+  }
+  plan_holds_ = false;
+}
+
+// So much queued work, and what runs, is through by then; its last batch is of the entry.
+Nanos Promises::end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const {
+  work += open_cost_ - batch;
   for (const LaneState& lane : lanes_) {
     if (lane.entry != nullptr) work += std::max<Nanos>(lane.latest - now, 0);
   }
@@ -69,15 +86,20 @@ Nanos Promises::latest_end(const Dispatcher::Entry& entry, const Ticket& ticket,
   auto lanes = static_cast<Nanos>(lanes_.size());
   if (narrow_ > 0) lanes = waiting_ == 1 ? entry.max_lanes : 1;
   if (needy_ > 0) lanes = std::min<Nanos>(lanes, resources_.least_running());
-  const Nanos batch = Queue::batch_cost(ticket);
-  const Nanos start = lanes == 1 ? work - batch : (work - batch + lanes - 1) / lanes;
-  return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + start + batch;
+  return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + (work + lanes - 1) / lanes + batch;
+}
+
+bool Promises::later_keep_time(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
+  return demand_.later_keeps(ticket.order_when,
+                             [&](Nanos work, Nanos begin) { return end_of(entry, work, 0, now) + dearest_ < begin; });
 }
 
 Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
-  const Nanos before = work_;
+  const Nanos open = open_cost_;
   account(entry);
-  const Nanos added = work_ - before;
+  demand_.advance(now);
+  count(entry, *ticket);
+  const Nanos added = ticket->work + open_cost_ - open;
   next_sequence_ = ticket->sequence + 1;
   if (targets() == 0) {
     latest_ = dearest_ = 0;
@@ -96,9 +118,15 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
     ticket->promised = true;
     return Status();
   };
+  const Nanos work = unruly_ > 0 ? demand_.all() : demand_.until(ticket->order_when);
   // Of the tight ones each may cut a batch short, and so make one more.
-  const Nanos end = latest_end(entry, *ticket, now) + static_cast<Nanos>(tight_) * dearest_;
-  if (end < ticket->target && (last || (tight_ == 0 && slack() >= added))) {
+  const Nanos end = end_of(entry, work, Queue::batch_cost(*ticket), now) + static_cast<Nanos>(tight_) * dearest_;
+  const auto harmless = [&] {
+    if (last) return true;
+    if (tight_ > 0) return false;
+    return slack() >= added || (unruly_ == 0 && end < ticket->order_when && later_keep_time(entry, *ticket, now));
+  };
+  if (end < ticket->target && harmless()) {
     if (!last) spend(added);
     if (tight_ == 0) promised_before_ = next_sequence_;
     ++young_.tickets;
@@ -122,6 +150,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
     if (result.asked_late) last_refusal_ = {&entry, shape, ticket->order_when, ticket->rows, result.asked_end};
   }
   const Nanos target = ticket->target;
+  demand_.remove(ticket->work_place, std::exchange(ticket->work, 0));
   if (!taken_out) entry.queue.remove(ticket);
   account(entry);
   next_sequence_ = ticket->sequence;

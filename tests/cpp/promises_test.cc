@@ -20,6 +20,10 @@ struct Load {
   Nanos gap;       // between two arrivals, on average
   Nanos shortest;  // deadline
   Nanos longest;
+  std::int64_t rows = 3;  // of a request, at most
+  int requests = 4000;
+  bool far_first = false;        // half of the requests have the longest deadline, the others the shortest
+  unsigned without_percent = 0;  // of the requests that have no deadline
 };
 
 struct Outcome {
@@ -54,8 +58,7 @@ Outcome play(const Load& load, unsigned seed) {
   Outcome outcome;
   Nanos arrival = 0;
   Nanos now = 0;
-  constexpr int kRequests = 4000;
-  int left = kRequests;
+  int left = load.requests;
   const auto give_work = [&] {
     for (int i = 0; i < load.lanes; ++i) {
       Lane& lane = *lanes[static_cast<std::size_t>(i)];
@@ -83,9 +86,13 @@ Outcome play(const Load& load, unsigned seed) {
       arrival += between(0, 2 * load.gap);
       tickets.push_back(std::make_unique<Ticket>());
       Ticket* ticket = tickets.back().get();
-      ticket->rows = between(1, 3);
+      ticket->rows = between(1, load.rows);
       ticket->time.received = now;
-      if (random() % 8 != 0) ticket->deadline = now + between(load.shortest, load.longest);
+      if (load.far_first) {
+        ticket->deadline = now + (left > load.requests / 2 ? load.longest : load.shortest);
+      } else if (random() % 100 >= load.without_percent) {
+        ticket->deadline = now + between(load.shortest, load.longest);
+      }
       Dispatcher::Entry* entry = entries[random() % entries.size()];
       ++(dispatcher.submit(entry, ticket, now).ok() ? outcome.taken_in : outcome.refused);
       outcome.most_queued = std::max(outcome.most_queued, dispatcher.queued(entry));
@@ -102,8 +109,12 @@ TEST(PromisesTest, NobodyThatIsTakenInIsLate) {
       {1, 1, 1, 10 * kMicrosecond, 1 * kMs, 60 * kMs},   // newcomers go before others
       {1, 3, 1, 15 * kMicrosecond, 2 * kMs, 40 * kMs},
       {3, 1, 3, 5 * kMicrosecond, 5 * kMs, 30 * kMs},
-      {3, 3, 3, 6 * kMicrosecond, 2 * kMs, 50 * kMs},
+      {3, 3, 3, 4 * kMicrosecond, 2 * kMs, 20 * kMs},
       {3, 3, 1, 8 * kMicrosecond, 5 * kMs, 50 * kMs},
+      {1, 1, 1, 8 * kMicrosecond, 20 * kMs, 20 * kMs, 1},
+      {2, 1, 2, 4 * kMicrosecond, 3 * kMs, 9 * kMs, 1, 4000, false, 20},
+      // What is near goes before a long queue of what is far.
+      {1, 1, 1, 8 * kMicrosecond, 5 * kMs, 60 * kMs, 1, 20'000, true},
       {1, 2, 1, 30 * kMicrosecond, 300 * kMicrosecond, 3 * kMs},
   };
   for (std::size_t i = 0; i < loads.size(); ++i) {
@@ -117,6 +128,15 @@ TEST(PromisesTest, NobodyThatIsTakenInIsLate) {
       }
     }
   }
+}
+
+TEST(PromisesTest, WhatMayWaitRefusesNobody) {
+  // Twice what the lane can do, most of it without a deadline: the others are few, and go first.
+  const Load load{1, 1, 1, 8 * kMicrosecond, 20 * kMillisecond, 30 * kMillisecond, 1, 4000, false, 85};
+  const Outcome outcome = play(load, 1);
+  EXPECT_EQ(outcome.late, 0);
+  EXPECT_GT(outcome.most_queued, 10 * Promises::kMostPlayed);
+  EXPECT_EQ(outcome.refused, 0);
 }
 
 TEST(PromisesTest, OnlyWhatCannotBeDoneIsRefused) {
