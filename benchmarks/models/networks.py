@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["NETWORKS", "Network"]
+__all__ = ["NETWORKS", "Network", "bert", "dense_row", "dense_stack", "tokens_row"]
 
 OPSETS = [helper.make_opsetid("", 17)]
 IR_VERSION = 8
@@ -130,6 +130,16 @@ def bert(layers: int, width: int, tokens: int, vocabulary: int) -> onnx.ModelPro
     return graph.model(given, pooled, ["batch", width])
 
 
+def dense_stack(layers: int, width: int) -> onnx.ModelProto:
+    """Dense layers with ReLU: [N,width] -> [N,width]. A run of few rows costs what reading the weights costs."""
+    graph = Graph(seed=8)
+    x = "x"
+    for _ in range(layers):
+        x = graph.node("Relu", graph.dense(x, width, width))
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])
+    return graph.model([given], x, ["batch", width])
+
+
 class Network:
     """One of the networks: how it is built, and one row of its inputs."""
 
@@ -142,6 +152,11 @@ class Network:
 def image_row(size: int) -> Callable[[], dict[str, Array]]:
     """A row of a conv net."""
     return lambda: {"x": np.random.default_rng(3).normal(0, 1, (1, 3, size, size)).astype(np.float32)}
+
+
+def dense_row(width: int) -> Callable[[], dict[str, Array]]:
+    """A row of a dense stack."""
+    return lambda: {"x": np.random.default_rng(5).normal(0, 1, (1, width)).astype(np.float32)}
 
 
 def tokens_row(tokens: int, vocabulary: int) -> Callable[[], dict[str, Array]]:

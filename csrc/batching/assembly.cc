@@ -29,17 +29,22 @@ std::byte* own(Tensor& tensor, std::size_t bytes, Pool& pool, Status& status) {
 // An input that the lane is to read from its client's memory.
 bool elsewhere(const Tensor& tensor) { return tensor.data == nullptr && tensor.size != 0; }
 
-// The bytes of the ticket's input `i`, wherever they are.
-Status copy_input(const Ticket& ticket, std::size_t i, std::byte* to) {
+// The ticket's input `i`, piece by piece: bytes `from` .. `from + to.size()` of it, wherever they are.
+Status copy_piece(const Ticket& ticket, std::size_t i, std::size_t from, std::span<std::byte> to) {
   const Tensor& given = ticket.inputs[i];
   if (!elsewhere(given)) {
-    if (given.size != 0) std::memcpy(to, given.data, given.size);
+    if (!to.empty()) std::memcpy(to.data(), given.data + from, to.size());
     return {};
   }
   const auto place = std::ranges::find(ticket.input_places, i, &InputPlace::input);
   HEADRACE_CHECK(place != ticket.input_places.end());
-  const Status status = place->region->read(place->offset, {to, given.size});
+  const Status status = place->region->read(place->offset + from, to);
   return status.ok() ? status : Status(status.code(), "input '" + *place->name + "': " + status.message());
+}
+
+// All of it.
+Status copy_input(const Ticket& ticket, std::size_t i, std::byte* to) {
+  return copy_piece(ticket, i, 0, {to, ticket.inputs[i].size});
 }
 
 Status gather_one(const Ticket& ticket, Pool& pool, std::vector<Tensor>& inputs) {
@@ -80,6 +85,41 @@ Status gather_input(std::span<Ticket* const> tickets, std::size_t i, Pool& pool,
   for (const Ticket* ticket : tickets) {
     if (status = copy_input(*ticket, i, to); !status.ok()) return status;
     to += ticket->inputs[i].size;
+  }
+  return {};
+}
+
+// Its dimension `dim` is padded to `length`.
+Status pad_input(std::span<Ticket* const> tickets, std::size_t i, std::size_t dim, std::int64_t length, Pool& pool,
+                 Tensor& input) {
+  const Tensor& first = tickets.front()->inputs[i];
+  if (!first) return {};
+  std::int64_t rows = 0;
+  for (const Ticket* ticket : tickets) rows += ticket->inputs[i].shape[0];
+  input.dtype = first.dtype;
+  input.shape = first.shape;
+  input.shape.set(0, rows);
+  input.shape.set(dim, length);
+  const std::optional<std::size_t> bytes = tensor_bytes(input.dtype, input.shape.dims());
+  if (!bytes) return resource_exhausted("a batch padded to shape " + input.shape.to_string() + " cannot be addressed");
+  Status status;
+  std::byte* to = own(input, *bytes, pool, status);
+  if (to == nullptr) return status;
+  // What lies behind one step of the length, and how often the length comes in a row.
+  std::size_t step = element_size(input.dtype);
+  for (std::size_t d = dim + 1; d < first.shape.rank(); ++d) step *= static_cast<std::size_t>(first.shape[d]);
+  std::size_t pieces_a_row = 1;
+  for (std::size_t d = 1; d < dim; ++d) pieces_a_row *= static_cast<std::size_t>(first.shape[d]);
+  const std::size_t padded = step * static_cast<std::size_t>(length);
+  for (const Ticket* ticket : tickets) {
+    const Shape& shape = ticket->inputs[i].shape;
+    const std::size_t own_bytes = step * static_cast<std::size_t>(shape[dim]);
+    const std::size_t pieces = pieces_a_row * static_cast<std::size_t>(shape[0]);
+    for (std::size_t piece = 0; piece < pieces; ++piece) {
+      if (status = copy_piece(*ticket, i, piece * own_bytes, {to, own_bytes}); !status.ok()) return status;
+      std::memset(to + own_bytes, 0, padded - own_bytes);
+      to += padded;
+    }
   }
   return {};
 }
@@ -149,6 +189,21 @@ Status gather(std::span<Ticket* const> tickets, Pool& pool, std::vector<Tensor>&
     for (std::size_t i = 0; i < inputs.size() && status.ok(); ++i) {
       status = gather_input(tickets, i, pool, inputs[i]);
     }
+  }
+  if (!status.ok()) inputs.clear();
+  return status;
+}
+
+Status gather_padded(std::span<Ticket* const> tickets, const Padding& padding, std::int64_t length, Pool& pool,
+                     std::vector<Tensor>& inputs) {
+  inputs.clear();
+  inputs.resize(tickets.front()->inputs.size());
+  HEADRACE_CHECK(padding.inputs.size() == inputs.size());
+  Status status;
+  for (std::size_t i = 0; i < inputs.size() && status.ok(); ++i) {
+    const int dim = padding.inputs[i];
+    status = dim == 0 ? gather_input(tickets, i, pool, inputs[i])
+                      : pad_input(tickets, i, static_cast<std::size_t>(dim), length, pool, inputs[i]);
   }
   if (!status.ok()) inputs.clear();
   return status;

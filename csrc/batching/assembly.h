@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "batching/padding.h"
 #include "batching/request.h"
 #include "memory/pool.h"
 
@@ -21,6 +22,9 @@ namespace headrace {
 // INVALID_ARGUMENT when a client has cut its memory short; `inputs` is then empty. What lies borrowed in a ticket stays
 // there: the ticket must outlive the use of `inputs`.
 Status gather(std::span<Ticket* const> tickets, Pool& pool, std::vector<Tensor>& inputs);
+// The same of tickets whose lengths differ: each row is padded with zeros to `length`, the longest (padded_length()).
+Status gather_padded(std::span<Ticket* const> tickets, const Padding& padding, std::int64_t length, Pool& pool,
+                     std::vector<Tensor>& inputs);
 
 // The outputs that any of the tickets wants: one flag per output of the signature.
 void wanted_outputs(std::span<Ticket* const> tickets, std::vector<std::uint8_t>& wanted);

@@ -26,8 +26,12 @@ struct CostEstimate {
   Nanos typical = 0;   // half of the runs take no longer
   Nanos high = 0;      // 99 of 100 take no longer
   bool known = false;  // something has run, or a warm-up has
-  bool sure = false;   // enough runs of about this size: what refuses a request must ask for it
+  bool sure = false;   // enough runs of about this size
   Nanos seen = 0;      // when the last run was recorded; 0: none
+
+  // What may be counted on where a request could be refused for it: of what is not sure, half. Nothing at all would
+  // let a crowd in that no lane can serve in time, and large batches of it would never become sure.
+  CostEstimate counted() const { return {sure ? typical : typical / 2, sure ? high : high / 2, known, sure, seen}; }
 };
 
 struct CostPoint {

@@ -39,8 +39,11 @@ Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos n
   Nanos earliest = slots.front().target;
   std::int64_t limit = rows_until(earliest, rule, now);
   if (limit < extent.load) {
-    earliest = kNever;  // late whatever is done
-    limit = cap;
+    // Late whatever is done. But a batch as large as it pays would hold a lane until those behind it are late too.
+    earliest = kNever;
+    limit = rule.late_time == kNever || rule.costs == nullptr
+                ? cap
+                : std::max(extent.load, rule.costs->most_rows_within(rule.key, rule.late_time, rule.max_rows));
   }
   limit = std::min(cap, limit);
   const auto prefers = [&rule](std::int64_t rows) {

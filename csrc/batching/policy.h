@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "batching/padding.h"
 
 namespace headrace {
 
@@ -31,6 +32,7 @@ struct BatchingPolicy {
   Nanos max_queue_delay = 0;
   std::size_t max_queue_size = 4096;                     // tickets; 0: this default
   std::size_t max_queue_bytes = std::size_t{256} << 20;  // of inputs; 0: this default
+  Padding padding;                                       // of requests of unlike lengths; empty: they do not share runs
   bool preserve_ordering = false;                        // answers of one stream go out in the order of its requests
   Nanos default_timeout = kNever;                        // of a request, from its last byte on
   bool allow_timeout_override = false;                   // a request's own timeout may shorten it

@@ -45,6 +45,7 @@ struct Queue::Impl {
   std::int64_t full_rows = 1;           // of so many rows nothing waits
   std::vector<std::int64_t> preferred;  // ascending
   Nanos delay = 0;
+  Nanos late_time = kNever;
   std::vector<LevelBound> bounds;  // of the levels that have one, ascending
   bool turns = false;              // without them something could starve
   bool delays = false;             // a level has timeout_action DELAY
@@ -68,6 +69,7 @@ struct Queue::Impl {
     if (!preferred.empty()) made.preferred = &preferred;
     made.costs = costs;
     made.key = {device, group.hash};
+    made.late_time = late_time;
     return made;
   }
   bool by_preference(const ShapeGroup& group, Nanos now) const {
@@ -150,8 +152,7 @@ struct Queue::Impl {
     const std::int64_t rows = batched ? std::max(most, group->dearest) : group->dearest;
     Nanos cost = 0;
     for (const std::uint32_t device : devices) {
-      const CostEstimate estimate = costs.predict({device, group->hash}, rows);
-      if (estimate.sure) cost = std::max(cost, estimate.high);  // nobody is refused for a guess
+      cost = std::max(cost, costs.predict({device, group->hash}, rows).counted().high);
     }
     const std::int64_t least = batched && preferred.empty() ? std::max<std::int64_t>(most - group->dearest + 1, 1) : 1;
     group->batch_cost = std::min(cost, kMostWork);
@@ -184,6 +185,8 @@ Queue::Queue(std::string model_name, BatchingPolicy policy)
     if (queue.max_queue_size > 0) impl_->bounds.push_back({level, queue.max_queue_size, 0});
   }
   impl_->batched = policy_.dynamic_batching && policy_.max_batch_size > 0;
+  impl_->groups.set_padding(policy_.padding);
+  if (policy_.latency_objective != kNever) impl_->late_time = policy_.latency_objective / 2;
   if (!impl_->batched) return;
   impl_->delay = std::max<Nanos>(policy_.max_queue_delay, 0);
   impl_->max_rows = impl_->full_rows = std::min(policy_.max_batch_size, kMostRows);

@@ -9,7 +9,7 @@
 //     nothing starves. Lower levels and what a timeout has sent to the back (DELAY) do not starve either: with them
 //     one batch in kTurnEvery begins with the ticket that has waited longest.
 //  3. Tickets share a batch only if their inputs agree in presence, dtype and every dimension but the first, compared
-//     exactly (a ShapeGroup). Of the groups that are due, the one with the first ticket is served; inside a group
+//     exactly (a ShapeGroup); of a model that may be padded, in the class of their length (batching/padding.h). Of the groups that are due, the one with the first ticket is served; inside a group
 //     strictly in order: a ticket that does not fit closes the batch, it is never overtaken.
 //  4. A batch has at most max_batch_size rows (a ticket of more rows runs alone; one of no rows counts as one). Of the
 //     preferred sizes, the largest that whole tickets at the front reach exactly; if none is reached, all that fits.

@@ -13,11 +13,24 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t word) {
   return hash ^ (hash >> 29);
 }
 
+// What stands in a key for the length, where lengths of a class may share a run; 0: nothing does. No dimension is
+// negative.
+std::int64_t class_word(std::span<const Tensor> inputs, const Padding& padding) {
+  if (!padding) return 0;
+  const std::int64_t length = length_of(inputs, padding);
+  return length < 0 ? 0 : -length_class(length);
+}
+
+std::int64_t dim_word(std::size_t input, std::size_t d, std::int64_t dim, const Padding& padding, std::int64_t length) {
+  return length != 0 && padding.inputs[input] == static_cast<int>(d) ? length : dim;
+}
+
 // A dimension 0 is compared nowhere but in its presence (the rank): it is the ticket's rows.
-bool agrees(const ShapeGroup& group, const Ticket& ticket) {
+bool agrees(const ShapeGroup& group, const Ticket& ticket, const Padding& padding, std::int64_t length) {
   if (group.inputs != ticket.inputs.size()) return false;
   const std::int64_t* word = group.key.data();
-  for (const Tensor& input : ticket.inputs) {
+  for (std::size_t at = 0; at < ticket.inputs.size(); ++at) {
+    const Tensor& input = ticket.inputs[at];
     if (!input) {
       if (*word++ != 0) return false;
       continue;
@@ -26,7 +39,7 @@ bool agrees(const ShapeGroup& group, const Ticket& ticket) {
     if (*word++ != head_word(input)) return false;
     const auto dims = input.shape.dims();
     for (std::size_t i = 1; i < dims.size(); ++i) {
-      if (*word++ != dims[i]) return false;
+      if (*word++ != dim_word(at, i, dims[i], padding, length)) return false;
     }
   }
   return true;
@@ -35,16 +48,19 @@ bool agrees(const ShapeGroup& group, const Ticket& ticket) {
 }  // namespace
 
 // An optional input that was not given counts as absent, whatever shape it may carry.
-std::uint64_t shape_hash(std::span<const Tensor> inputs) {
+std::uint64_t shape_hash(std::span<const Tensor> inputs, const Padding& padding) {
+  const std::int64_t length = class_word(inputs, padding);
   std::uint64_t hash = inputs.size();
-  for (const Tensor& input : inputs) {
+  for (std::size_t at = 0; at < inputs.size(); ++at) {
+    const Tensor& input = inputs[at];
     if (!input) {
       hash = mix(hash, 0);
       continue;
     }
     hash = mix(hash, static_cast<std::uint64_t>(head_word(input)));
     const auto dims = input.shape.dims();
-    for (std::size_t i = 1; i < dims.size(); ++i) hash = mix(hash, static_cast<std::uint64_t>(dims[i]));
+    for (std::size_t i = 1; i < dims.size(); ++i)
+      hash = mix(hash, static_cast<std::uint64_t>(dim_word(at, i, dims[i], padding, length)));
   }
   return hash;
 }
@@ -62,11 +78,13 @@ ShapeGroups::~ShapeGroups() {
 }
 
 ShapeGroup* ShapeGroups::find(const Ticket& ticket) {
+  const std::int64_t length = class_word(ticket.inputs, padding_);
   ShapeGroup* group = recent_;
-  if (group == nullptr || !agrees(*group, ticket)) {
-    const std::uint64_t hash = shape_hash(ticket.inputs);
+  if (group == nullptr || !agrees(*group, ticket, padding_, length)) {
+    const std::uint64_t hash = shape_hash(ticket.inputs, padding_);
     group = buckets_[hash & (buckets_.size() - 1)];
-    while (group != nullptr && !(group->hash == hash && agrees(*group, ticket))) group = group->next_in_bucket;
+    while (group != nullptr && !(group->hash == hash && agrees(*group, ticket, padding_, length)))
+      group = group->next_in_bucket;
     if (group == nullptr) group = make(ticket, hash);
     recent_ = group;
   }
@@ -92,14 +110,18 @@ ShapeGroup* ShapeGroups::make(const Ticket& ticket, std::uint64_t hash) {
   group->edition = 0;
   group->inputs = ticket.inputs.size();
   group->key.clear();
-  for (const Tensor& input : ticket.inputs) {
+  const std::int64_t length = class_word(ticket.inputs, padding_);
+  for (std::size_t at = 0; at < ticket.inputs.size(); ++at) {
+    const Tensor& input = ticket.inputs[at];
     if (!input) {
       group->key.push_back(0);
       continue;
     }
     group->key.push_back(head_word(input));
     const auto dims = input.shape.dims();
-    if (dims.size() > 1) group->key.insert(group->key.end(), dims.begin() + 1, dims.end());
+    for (std::size_t i = 1; i < dims.size(); ++i) {
+      group->key.push_back(dim_word(at, i, dims[i], padding_, length));
+    }
   }
   insert(group);
   return group;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "batching/heap.h"
+#include "batching/padding.h"
 #include "batching/request.h"
 #include "batching/waiting_line.h"
 
@@ -35,7 +36,8 @@ struct ShapeGroup {
   std::uint32_t waiting_place = kNoPlace;
 
   // Owned by ShapeGroups.
-  std::vector<std::int64_t> key;  // for each input: dtype and rank in one word, then its dimensions but the first
+  std::vector<std::int64_t> key;  // for each input: dtype and rank in one word, then its dimensions but the first;
+                                  // the length, where it may be padded, as minus its class
   std::size_t inputs = 0;
   std::uint64_t hash = 0;
   ShapeGroup* next_in_bucket = nullptr;
@@ -43,8 +45,8 @@ struct ShapeGroup {
   ShapeGroup* idle_next = nullptr;
 };
 
-// Of what the inputs of a batch agree in.
-std::uint64_t shape_hash(std::span<const Tensor> inputs);
+// Of what the inputs of a batch agree in: where there is padding, lengths agree in their class.
+std::uint64_t shape_hash(std::span<const Tensor> inputs, const Padding& padding = {});
 
 class ShapeGroups {
  public:
@@ -55,6 +57,9 @@ class ShapeGroups {
   ~ShapeGroups();
   ShapeGroups(const ShapeGroups&) = delete;
   ShapeGroups& operator=(const ShapeGroups&) = delete;
+
+  // While there is no group.
+  void set_padding(const Padding& padding) { padding_ = padding; }
 
   // The group that this ticket belongs to; made when there is none. A ticket must join it, or retire() it again.
   ShapeGroup* find(const Ticket& ticket);
@@ -68,6 +73,7 @@ class ShapeGroups {
   void unlink(ShapeGroup* group);
   void leave_idle(ShapeGroup* group);
 
+  Padding padding_;
   std::vector<ShapeGroup*> buckets_;  // a power of two of them
   std::size_t count_ = 0;
   ShapeGroup* recent_ = nullptr;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <utility>
 
+#include "engine/padding_probe.h"
 #include "engine/probe.h"
 
 namespace headrace {
@@ -119,6 +120,27 @@ Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
   return {};
 }
 
+Status Engine::decide_padding(const ModelSpec& spec, Model& model) {
+  std::vector<bool> allowed(model.signature.inputs.size(), false);
+  const NameIndex inputs(model.signature.inputs);
+  for (const std::string& name : spec.ragged_inputs) {
+    const std::optional<std::size_t> place = inputs.find(name);
+    if (!place) {
+      return {Code::kFailedPrecondition, "config.pbtxt sets allow_ragged_batch for input '" + name +
+                                             "', which the model lacks; its inputs are: " + inputs.listed()};
+    }
+    allowed[*place] = true;
+  }
+  if (!model.batched() || !model.policy.dynamic_batching) {
+    if (!spec.ragged_inputs.empty()) model.batching_reason += "; allow_ragged_batch has no effect";
+    return {};
+  }
+  PaddingProbe probe = probe_padding(*model.session, pool_, allowed);
+  model.policy.padding = std::move(probe.padding);
+  if (!probe.reason.empty()) model.batching_reason += "; " + probe.reason;
+  return {};
+}
+
 Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   Result<std::shared_ptr<Backend>> opened = backend(spec.backend);
   if (!opened) return opened.status();
@@ -153,6 +175,7 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
     }
   }
   if (Status status = decide_batching(spec, model); !status.ok()) return status;
+  if (Status status = decide_padding(spec, model); !status.ok()) return status;
   model.threads = threads;
   if (Status status = thread_planner_.settle(spec, *backend, model); !status.ok()) return status;
   if (options_.learns_costs) {

@@ -56,6 +56,7 @@ struct ModelSpec {
   // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
   bool batching_decided = false;
   WarmupPlan warmup;
+  std::vector<std::string> ragged_inputs;  // allow_ragged_batch: may be padded, if a probe finds the same answers
   int max_lanes = 0;                                       // that run it at one time; 0: all
   std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };
@@ -136,6 +137,7 @@ class Engine {
   Status decide_batching(const ModelSpec& spec, Model& model);
   // Session, signature, batching, warm-up and entry: what a version's first load is.
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
+  Status decide_padding(const ModelSpec& spec, Model& model);
 
   const EngineOptions options_;
   Pool pool_;

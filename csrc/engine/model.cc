@@ -47,6 +47,7 @@ void Model::complete() {
   symbols = places.size();
   runnable.session = session.get();
   runnable.batched = batched();
+  runnable.padding = policy.padding;
   runnable.output_names.clear();
   for (const TensorSpec& output : signature.outputs) runnable.output_names.push_back(output.name);
   runnable.output_labels = output_labels;
@@ -64,7 +65,7 @@ void Model::learn_from_warmup() {
       given[i].shape = run.shapes[i];
     }
     const bool gathers = batched() && policy.dynamic_batching;
-    costs->record_warmup({0, gathers ? shape_hash(given) : 0}, batched() ? run.rows : 1, run.time);
+    costs->record_warmup({0, gathers ? shape_hash(given, policy.padding) : 0}, batched() ? run.rows : 1, run.time);
   }
 }
 

@@ -20,7 +20,7 @@ struct BatchRecord {
   std::int64_t rows = 0;
   Nanos started = 0;    // steady clock
   Nanos waited = 0;     // by its oldest ticket, in the queue
-  Nanos predicted = 0;  // its run; 0: nothing was known for sure
+  Nanos predicted = 0;  // its run; 0: nothing was known
   Nanos took = 0;
 };
 

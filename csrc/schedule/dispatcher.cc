@@ -269,13 +269,11 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   runner.end = runner.latest = impl_->now;
   runner.variance = 0;
   if (entry->costs != nullptr) {
-    const CostEstimate cost = entry->costs->predict(batch.key, batch.cost_rows);
+    const CostEstimate cost = entry->costs->predict(batch.key, batch.cost_rows).counted();
     const auto deviation = static_cast<double>(cost.high - cost.typical);
-    if (cost.sure) {
-      runner.end += cost.typical;
-      runner.latest += cost.high;
-      runner.variance = deviation * deviation;
-    }
+    runner.end += cost.typical;
+    runner.latest += cost.high;
+    runner.variance = deviation * deviation;
   }
   for (Ticket* ticket = batch.first; ticket != nullptr;) {
     Ticket* next = ticket->queue_next;

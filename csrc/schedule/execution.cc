@@ -17,7 +17,9 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
   record.started = record.infer_start = record.infer_end = clock_.now();
   for (const Ticket* ticket : tickets) record.rows += ticket->rows;
 
-  Status status = gather(tickets, pool_, inputs_);
+  const std::int64_t length = padded_length(tickets, runnable.padding);
+  Status status =
+      length == 0 ? gather(tickets, pool_, inputs_) : gather_padded(tickets, runnable.padding, length, pool_, inputs_);
   if (status.ok()) {
     wanted_outputs(tickets, wanted_);
     batch_.inputs = inputs_;
@@ -31,6 +33,9 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
     record.infer_end = clock_.now();
     if (status.ok()) {
       status = check_outputs(tickets, record.rows, runnable.batched, batch_.outputs, runnable.output_names);
+      if (status.ok() && length != 0) {
+        status = check_lengths(batch_.outputs, runnable.padding, length, runnable.output_names);
+      }
     }
   }
   inputs_.clear();
@@ -51,7 +56,7 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
       return;
     }
   }
-  answer_part(tickets, assignment, runnable, ledger, record, status);
+  answer_part(tickets, assignment, runnable, ledger, record, length, status);
 }
 
 void Execution::rerun_part(std::span<Ticket* const> part, Dispatcher::Assignment& assignment, const Runnable& runnable,
@@ -75,7 +80,8 @@ void Execution::rerun_part(std::span<Ticket* const> part, Dispatcher::Assignment
 }
 
 void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment,
-                            const Runnable& runnable, Ledger& ledger, RunRecord& record, const Status& status) {
+                            const Runnable& runnable, Ledger& ledger, RunRecord& record, std::int64_t length,
+                            const Status& status) {
   // A ticket is written to only after it was claimed: until then its sink may be reading an early answer.
   const TicketChain chain = ledger.settle(assignment.entry, tickets);
   claimed_.clear();
@@ -84,7 +90,7 @@ void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assign
   }
   if (status.ok()) {
     scatter(tickets, claimed_, record.rows, runnable.batched, batch_.outputs);
-    fulfil_claimed(runnable);
+    fulfil_claimed(runnable, length);
   }
   batch_.outputs.clear();
   record.ok = status.ok();
@@ -105,11 +111,12 @@ void Execution::answer_part(std::span<Ticket* const> tickets, Dispatcher::Assign
   if (chain.first != nullptr) ledger.answer(chain);
 }
 
-void Execution::fulfil_claimed(const Runnable& runnable) {
+void Execution::fulfil_claimed(const Runnable& runnable, std::int64_t length) {
   for (Ticket* ticket : claimed_) {
-    if (!ticket->asks_more) continue;
-    ticket->status = fulfil_requests(ticket->output_requests, ticket->outputs, runnable.batched, runnable.output_names,
-                                     runnable.output_labels, pool_);
+    if (length != 0) ticket->status = cut_outputs(*ticket, runnable.padding, length, pool_);
+    if (ticket->asks_more && ticket->status.ok())
+      ticket->status = fulfil_requests(ticket->output_requests, ticket->outputs, runnable.batched,
+                                       runnable.output_names, runnable.output_labels, pool_);
     if (!ticket->status.ok()) ticket->outputs.clear();
   }
 }

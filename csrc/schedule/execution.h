@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "batching/cost_model.h"
+#include "batching/padding.h"
 #include "batching/request.h"
 #include "memory/pool.h"
 #include "schedule/dispatcher.h"
@@ -46,6 +47,7 @@ struct Runnable {
   bool batched = false;                   // dimension 0 of everything is the batch
   std::vector<std::string> output_names;  // in the signature's order
   RunObserver* observer = nullptr;
+  Padding padding;                                      // how requests of unlike lengths share a run
   std::vector<std::vector<std::string>> output_labels;  // of classes, by output; may be shorter than output_names
   CostModel* costs = nullptr;  // what its runs cost, under the scheduler's mutex; null: it is not learnt
 };
@@ -76,11 +78,12 @@ class Execution {
   void rerun_part(std::span<Ticket* const> part, Dispatcher::Assignment& assignment, const Runnable& runnable,
                   Ledger& ledger);
   void answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
-                   Ledger& ledger, RunRecord& record, const Status& status);
+                   Ledger& ledger, RunRecord& record, std::int64_t length, const Status& status);
 
   // What the claimed tickets asked of their outputs. Those that cannot have it get their error, and count as not
   // answered by the run.
-  void fulfil_claimed(const Runnable& runnable);
+  // `length`: to which the batch was padded; 0: it was not.
+  void fulfil_claimed(const Runnable& runnable, std::int64_t length);
 
   const int lane_;
   Pool& pool_;

@@ -128,8 +128,7 @@ void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, N
   std::int64_t rows = 0;
   for (const Slot& slot : slots) rows += slot.rows;
   CostEstimate cost;
-  if (group.waiting.rule.costs != nullptr) cost = group.waiting.rule.costs->predict(key, rows);
-  if (!cost.sure) cost.typical = cost.high = 0;
+  if (group.waiting.rule.costs != nullptr) cost = group.waiting.rule.costs->predict(key, rows).counted();
   const auto deviation = static_cast<double>(cost.high - cost.typical);
   lane.free = now + cost.typical;
   lane.variance += deviation * deviation;

@@ -8,8 +8,7 @@
 // it. Deviations of a lane's runs are taken as independent: their squares add.
 //
 // Exact where costs are, but for what it does not play: queue delays that another arrival ends early, trials of sizes,
-// and the turns that keep low priority levels alive. What is not known for sure counts as no time at all, so that
-// nobody is refused for a guess.
+// and the turns that keep low priority levels alive. Of what is not known for sure half is counted.
 #pragma once
 
 #include <cstddef>

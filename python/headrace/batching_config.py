@@ -57,6 +57,7 @@ def read_batching(reader: ConfigReader, message: Any, stated: int | None) -> "Ba
         "priority_levels": 0,
         "default_priority_level": 0,
         "level_queues": {},
+        "ragged_inputs": [tensor.name for tensor in message.input if tensor.allow_ragged_batch],
         "max_lanes": _max_lanes(reader, message),
     }
     if not message.HasField("dynamic_batching"):

@@ -52,7 +52,9 @@ FIELDS: dict[str, Row] = {
     "input.dims": Row(_A, "must fit the model's; narrower ones are shown, and requests may have what the model takes"),
     "input.reshape": Row(_R, _SHAPE),
     "input.is_shape_tensor": Row(_R, _SUCH),
-    "input.allow_ragged_batch": Row(_R, _SUCH),
+    "input.allow_ragged_batch": Row(
+        _A, "requests of unlike lengths share runs, padded with zeros, if a probe at load finds the same answers"
+    ),
     "input.optional": Row(_A, "true only where the model has a default"),
     "input.is_non_linear_format_io": Row(_R, _SUCH),
     "output": Row(_A, "as input"),

@@ -355,6 +355,16 @@ TEST_F(SharedAssembly, IsGatheredBesideOthers) {
   EXPECT_EQ(values_of<std::int32_t>(inputs_[0]), (std::vector<std::int32_t>{5, 6, 1, 2, 7, 8, 9, 10}));
 }
 
+TEST_F(SharedAssembly, IsPaddedBesideOthers) {
+  object_.put_values<std::int32_t>(900, {7, 8, 9, 10});
+  there(2, 900);
+  ticket(1, {tensor_of<std::int32_t>(pool_, DType::kInt32, {1, 3}, {1, 2, 3})});
+  const Padding padding{{1}, {0}};
+  EXPECT_EQ(padded_length(batch_, padding), 3);
+  ASSERT_TRUE(gather_padded(batch_, padding, 3, pool_, inputs_).ok());
+  EXPECT_EQ(values_of<std::int32_t>(inputs_[0]), (std::vector<std::int32_t>{7, 8, 0, 9, 10, 0, 1, 2, 3}));
+}
+
 TEST_F(SharedAssembly, WhatIsCutShortIsTheClientsFault) {
   ticket(1, {tensor_of<std::int32_t>(pool_, DType::kInt32, {1, 2}, {1, 2})});
   there(1, 996);

@@ -91,11 +91,14 @@ TEST_F(DispatcherPromisesTest, WhoWouldMakeAnotherLateIsRefused) {
   close(dispatcher, entry);
 }
 
-TEST_F(DispatcherPromisesTest, NobodyIsRefusedForAGuess) {
+// A crowd on a model that is little known must not be let in as if it cost nothing.
+TEST_F(DispatcherPromisesTest, OfAGuessHalfCounts) {
   Dispatcher dispatcher(1);
   auto* entry = dispatcher.add("digits", dynamic(1), 1, nullptr, &costs_);
-  costs_.sure = false;
-  submitted(dispatcher, entry, 0, 1);
+  costs_.sure = false;  // 110 ms a run
+  submitted(dispatcher, entry, 0, 56 * kMillisecond);
+  submitted(dispatcher, entry, 0, 111 * kMillisecond);
+  EXPECT_EQ(dispatcher.submit(entry, ticket(164 * kMillisecond), 0).code(), Code::kDeadlineExceeded);
   auto* unknown = dispatcher.add("letters", dynamic(1), 1, nullptr);
   submitted(dispatcher, unknown, 0, 1);
   close(dispatcher, entry);

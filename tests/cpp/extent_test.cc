@@ -101,5 +101,16 @@ TEST_F(ExtentTest, WhatCameLaterWithoutATargetJoinsNone) {
   EXPECT_EQ(tickets(), 4U) << "the one with a target joins whenever it came";
 }
 
+TEST_F(ExtentTest, WhatIsLateAnywayHoldsTheLaneNoLongerThanItMay) {
+  rule_.costs = &costs_;
+  for (int i = 0; i < 8; ++i) add(1, 50);
+  EXPECT_EQ(tickets(60), 8U) << "nobody is helped by a smaller batch";
+  rule_.late_time = 145;
+  EXPECT_EQ(tickets(60), 4U) << "140 for four rows";
+  EXPECT_EQ(batch_extent(slots_, rule_, 60).why, Closed::kTarget);
+  rule_.late_time = 1;
+  EXPECT_EQ(tickets(60), 1U) << "it has to run some time";
+}
+
 }  // namespace
 }  // namespace headrace

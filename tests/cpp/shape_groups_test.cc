@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <vector>
 
 namespace headrace {
@@ -85,6 +86,32 @@ TEST(ShapeGroups, OfTheEmptyOnesTheLongestEmptyGoes) {
   for (ShapeGroup* group : found) left(groups, group);
   EXPECT_EQ(groups.size(), ShapeGroups::kMaxIdle);
   for (std::size_t i = 1; i < tickets.size(); ++i) EXPECT_EQ(groups.find(tickets[i]), found[i]) << i;
+}
+
+TEST(ShapeGroups, LengthsOfAClassShareAGroupWhereTheyMayBePadded) {
+  ShapeGroups groups;
+  groups.set_padding({{1, 2}, {0}});
+  const auto ticket = [](std::int64_t first, std::int64_t second, std::int64_t other = 3) {
+    auto made = std::make_unique<Ticket>();
+    with_shape(*made, DType::kInt64, {1, first});
+    made->inputs.emplace_back();
+    made->inputs[1].dtype = DType::kFp32;
+    made->inputs[1].shape = Shape{1, other, second};
+    return made;
+  };
+  const auto nine = ticket(9, 9);
+  ShapeGroup* group = joined(groups, nine.get());
+  EXPECT_EQ(groups.find(*ticket(10, 10)), group);
+  EXPECT_NE(groups.find(*ticket(8, 8)), group) << "another class";
+  EXPECT_NE(groups.find(*ticket(9, 9, 4)), group) << "another dimension that is no length";
+  const auto unlike = ticket(9, 10);
+  ShapeGroup* exact = joined(groups, unlike.get());
+  EXPECT_NE(exact, group) << "its own inputs do not agree";
+  EXPECT_NE(groups.find(*ticket(10, 9)), exact) << "and then only equals share";
+  EXPECT_EQ(groups.find(*ticket(9, 10)), exact);
+  const Padding padding{{1, 2}, {0}};
+  EXPECT_EQ(shape_hash(ticket(9, 9)->inputs, padding), shape_hash(ticket(10, 10)->inputs, padding));
+  EXPECT_NE(shape_hash(ticket(9, 9)->inputs), shape_hash(ticket(10, 10)->inputs));
 }
 
 TEST(ShapeGroups, GrowthKeepsEveryGroupFindable) {

@@ -108,19 +108,20 @@ def test_who_cannot_make_it_is_told_at_once(server: ServerProcess) -> None:
 def test_an_objective_refuses_what_cannot_keep_it(server: ServerProcess) -> None:
     with Peer(server.grpc) as peer:
         answers = [peer.ask(INFER, ask_slow("quick", STEPS)) for _ in range(12)]
-    assert [a.code for a in answers[:4]] == [0] * 4, "nobody is refused for a guess"
+    assert answers[0].code == 0, "nothing is known of such a run yet"
     assert answers[-1].code == 4
     assert "the objective (latency_objective_ms) is in 0 ms" in answers[-1].text
 
 
 def test_levels_go_first_and_are_bounded_and_the_late_wait(server: ServerProcess) -> None:
     with Peer(server.grpc) as busy, Peer(server.grpc) as peer:
+        # Runs long enough that each answer goes out by itself: streams of one write have no order.
         running = busy.call(INFER, ask_slow("slow", ENDLESS))
         assert busy.ask(LIVE, b"").code == 0
-        low = [peer.call(INFER, ask_slow("levels", 1)) for _ in range(2)]
-        late = peer.call(INFER, ask_slow("levels", 1, timeout=1000))
-        high = [peer.call(INFER, ask_slow("levels", 1, priority=1)) for _ in range(2)]
-        refused = peer.ask(INFER, ask_slow("levels", 1, priority=1))
+        low = [peer.call(INFER, ask_slow("levels", STEPS)) for _ in range(2)]
+        late = peer.call(INFER, ask_slow("levels", STEPS, timeout=1000))
+        high = [peer.call(INFER, ask_slow("levels", STEPS, priority=1)) for _ in range(2)]
+        refused = peer.ask(INFER, ask_slow("levels", STEPS, priority=1))
         assert refused.code == 8
         assert "full for priority level 1" in refused.text
         assert not any(peer.answers[stream].over for stream in (*low, *high, late))

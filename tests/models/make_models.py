@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-
-OPSETS = [helper.make_opsetid("", 17)]
-IR_VERSION = 8
-Dims = Sequence[int | str | None] | None
+from building import FLOAT, OPSETS, constant, model, value, write
+from external_models import make_external
+from onnx import ModelProto, TensorProto, helper
 
 # The protocol's word for each element type, and ONNX's.
 # fmt: off
@@ -29,29 +27,7 @@ DTYPES = {
     "fp64": TensorProto.DOUBLE, "bytes": TensorProto.STRING,
 }
 # fmt: on
-FLOAT = TensorProto.FLOAT
 INT64 = TensorProto.INT64
-
-
-def value(name: str, dims: Dims, dtype: int = FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, dims)
-
-
-def constant(name: str, array: object, dtype: type = np.float32) -> TensorProto:
-    return numpy_helper.from_array(np.asarray(array, dtype=dtype), name)
-
-
-def model(
-    nodes: list[NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    initializers: Sequence[TensorProto] = (),
-    *,
-    opsets: list[onnx.OperatorSetIdProto] | None = None,
-    ir_version: int = IR_VERSION,
-) -> ModelProto:
-    graph = helper.make_graph(nodes, "graph", inputs, outputs, initializer=list(initializers))
-    return helper.make_model(graph, opset_imports=opsets or OPSETS, ir_version=ir_version, producer_name="headrace")
 
 
 def twice(dtype: int, dims: Sequence[int | str]) -> ModelProto:
@@ -149,6 +125,29 @@ def dynamic_inner() -> ModelProto:
         [value("x", ["batch", "length", 4])],
         [value("double", ["batch", "length", 4]), value("total", ["batch", 4])],
         [constant("axes", [1], np.int64)],
+    )
+
+
+def masked_mean() -> ModelProto:
+    """[batch, length] token ids and their mask -> the tokens' vectors, and the mean of those that count."""
+    table = np.random.default_rng(3).normal(0, 1, (64, 4)).astype(np.float32)
+    return model(
+        [
+            helper.make_node("Gather", ["table", "ids"], ["tokens"]),
+            helper.make_node("Cast", ["attention_mask"], ["mask"], to=FLOAT),
+            helper.make_node("Unsqueeze", ["mask", "last"], ["column"]),
+            helper.make_node("Mul", ["tokens", "column"], ["counting"]),
+            helper.make_node("ReduceSum", ["counting", "axes"], ["sum"], keepdims=0),
+            helper.make_node("ReduceSum", ["column", "axes"], ["count"], keepdims=0),
+            helper.make_node("Div", ["sum", "count"], ["pooled"]),
+        ],
+        [value(name, ["batch", "length"], TensorProto.INT64) for name in ("ids", "attention_mask")],
+        [value("tokens", ["batch", "length", 4]), value("pooled", ["batch", 4])],
+        [
+            helper.make_tensor("table", FLOAT, table.shape, table.tobytes(), raw=True),
+            constant("last", [2], np.int64),
+            constant("axes", [1], np.int64),
+        ],
     )
 
 
@@ -373,95 +372,9 @@ SINGLE_FILES: list[Callable[[], ModelProto]] = [
     add_sub, mlp, mean_over_batch, running_sum, dynamic_quantize, constant_answer, different_symbols,
     dynamic_inner, multiple_of_32, square_of_batch, scalar, zero_size, unranked, optional_input, shared_symbol,
     gather_rows, slow, compress, handed_on, branch, sequence_output, zipmap, optional_type, float8, int4,
-    no_kernel, described,
+    no_kernel, described, masked_mean,
 ]
 # fmt: on
-
-
-def external(name: str, location: str, offset: int = 0, length: int = 64) -> TensorProto:
-    """A FLOAT[4,4] whose bytes lie in another file."""
-    tensor = TensorProto(name=name, data_type=FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
-    for key, text in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=text)
-    return tensor
-
-
-def product(weights: TensorProto) -> ModelProto:
-    return model(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        [value("x", ["batch", 4])],
-        [value("y", ["batch", 4])],
-        [weights],
-    )
-
-
-def in_constant(weights: TensorProto) -> ModelProto:
-    """The tensor is an attribute of a Constant node."""
-    return model(
-        [helper.make_node("Constant", [], ["w"], value=weights), helper.make_node("MatMul", ["x", "w"], ["y"])],
-        [value("x", ["batch", 4])],
-        [value("y", ["batch", 4])],
-    )
-
-
-def in_subgraph(weights: TensorProto) -> ModelProto:
-    """The tensor is an initializer of a branch."""
-
-    def side(name: str, initializers: list[TensorProto], node: NodeProto) -> GraphProto:
-        return helper.make_graph([node], name, [], [value(name, ["batch", 4])], initializer=initializers)
-
-    return model(
-        [
-            helper.make_node(
-                "If",
-                ["condition"],
-                ["y"],
-                then_branch=side("t", [weights], helper.make_node("MatMul", ["x", "w"], ["t"])),
-                else_branch=side("e", [], helper.make_node("Neg", ["x"], ["e"])),
-            )
-        ],
-        [value("x", ["batch", 4]), value("condition", [], TensorProto.BOOL)],
-        [value("y", ["batch", 4])],
-    )
-
-
-def write(path: Path, built: ModelProto) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(built.SerializeToString(deterministic=True))
-
-
-def make_external(root: Path) -> None:
-    """Folders of models with external data: two that may be loaded, and every way out of the folder."""
-    data = np.eye(4, dtype=np.float32) * 3
-    outside = root / "outside"
-    outside.mkdir(parents=True, exist_ok=True)
-    (outside / "weights.bin").write_bytes(data.tobytes())
-    models = {
-        "external_inside": product(external("w", "weights.bin")),
-        "external_folder": product(external("w", "data/weights.bin")),
-        "external_link_inside": product(external("w", "link.bin")),
-        "external_constant_inside": in_constant(external("w", "weights.bin")),
-        "external_subgraph_inside": in_subgraph(external("w", "weights.bin")),
-        "external_absolute": product(external("w", str((outside / "weights.bin").resolve()))),
-        "external_dotdot": product(external("w", "../outside/weights.bin")),
-        "external_link": product(external("w", "link_out.bin")),
-        "external_folder_link": product(external("w", "folder_out/weights.bin")),
-        "external_missing": product(external("w", "missing.bin")),
-        "external_short": product(external("w", "weights.bin", offset=16)),
-        "external_memory": product(external("w", "*/_ORT_MEM_ADDR_/*", offset=4096)),
-        "external_constant": in_constant(external("w", "../outside/weights.bin")),
-        "external_subgraph": in_subgraph(external("w", "../outside/weights.bin")),
-    }
-    for name, built in models.items():
-        folder = root / name
-        shutil.rmtree(folder, ignore_errors=True)
-        write(folder / "model.onnx", built)
-        (folder / "weights.bin").write_bytes(data.tobytes())
-        (folder / "data").mkdir()
-        (folder / "data" / "weights.bin").write_bytes(data.tobytes())
-        (folder / "link.bin").symlink_to("weights.bin")
-        (folder / "link_out.bin").symlink_to("../outside/weights.bin")
-        (folder / "folder_out").symlink_to("../outside")
 
 
 def copy_magika(root: Path) -> None:

@@ -64,6 +64,7 @@ def test_without_a_file_the_probe_decides() -> None:
         "priority_levels": 0,
         "default_priority_level": 0,
         "level_queues": {},
+        "ragged_inputs": [],
         "max_lanes": 0,
     }
 
@@ -290,7 +291,6 @@ def test_what_has_no_effect_is_warned_of_by_name(text: str, named: str) -> None:
         ('platform: "tensorrt_plan"', "platform 'tensorrt_plan'"),
         ('backend: "python"', "backend 'python'"),
         ('input { name: "x" reshape { shape: [] } }', "input 'x'.reshape"),
-        ('input { name: "x" allow_ragged_batch: true }', "input 'x'.allow_ragged_batch"),
         ('output { name: "x" is_shape_tensor: true }', "output 'x'.is_shape_tensor"),
     ],
 )
