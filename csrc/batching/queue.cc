@@ -228,19 +228,24 @@ void Queue::set_costs(Costs* costs, std::vector<std::uint32_t> devices) {
 
 Nanos Queue::batch_cost(const Ticket& ticket) { return ticket.group->batch_cost; }
 
+Nanos Queue::work_of(const Ticket& ticket) const {
+  Nanos work = 0;
+  if (__builtin_mul_overflow(impl_->load_of(ticket), ticket.group->row_cost, &work)) return kMostWork;
+  return std::min(work, kMostWork);
+}
+
 // The group has gained or lost tickets.
 void Queue::weigh(ShapeGroup* group) {
-  Nanos work = 0;
+  Nanos open = 0;
   if (!group->line.empty()) {
     if (group->edition != costs_->edition()) {
       if (group->line.size() == 1) group->dearest = group->line.front().rows;
       impl_->price(group, *costs_);
     }
-    if (__builtin_mul_overflow(group->load, group->row_cost, &work)) work = kMostWork;
-    work = std::min(std::min(work, kMostWork) + group->batch_cost, kMostWork);
+    open = group->batch_cost;
   }
-  work_ += work - group->work;
-  group->work = work;
+  open_cost_ += open - group->counted;
+  group->counted = open;
 }
 
 Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
@@ -434,7 +439,7 @@ Ticket* Queue::clear() {
     group->line.clear();
     group->load = 0;
     group->targets = 0;
-    group->work = 0;
+    group->counted = 0;
     impl_->refile(group, costs_);
   }
   HEADRACE_CHECK(all.size() == size_);
@@ -449,7 +454,7 @@ Ticket* Queue::clear() {
   size_ = 0;
   bytes_ = 0;
   targets_ = 0;
-  work_ = 0;
+  open_cost_ = 0;
   return all.empty() ? nullptr : all.front();
 }
 

@@ -121,9 +121,10 @@ class Queue {
   std::size_t size() const { return size_; }
   std::size_t bytes() const { return bytes_; }
   std::size_t targets() const { return targets_; }  // queued tickets that have one
-  // The most time that all of it takes on one lane, by what is known of costs, while no target closes a batch early; at
-  // most kMostWork. O(1), as each ticket's share is added when it comes.
-  Nanos work() const { return work_; }
+  // The most time that queued tickets take on one lane, one batch after the other, by what is known of costs and while
+  // no target closes a batch early: for each of them work_of(), and open_cost() once. Each is at most kMostWork.
+  Nanos work_of(const Ticket& ticket) const;
+  Nanos open_cost() const { return open_cost_; }
   // And the dearest batch that a queued ticket may be in.
   static Nanos batch_cost(const Ticket& ticket);
   // Under which the run of a queued ticket is counted, but for the lane's device.
@@ -148,7 +149,7 @@ class Queue {
   std::size_t size_ = 0;
   std::size_t bytes_ = 0;
   std::size_t targets_ = 0;
-  Nanos work_ = 0;
+  Nanos open_cost_ = 0;
   Costs* costs_ = nullptr;
   Nanos last_push_ = std::numeric_limits<Nanos>::min();
   std::unique_ptr<Impl> impl_;

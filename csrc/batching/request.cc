@@ -51,6 +51,8 @@ void Ticket::clear() {
   group = nullptr;
   sequence = 0;
   queued_bytes = 0;
+  work = 0;
+  work_place = 0;
   heap_index = kNotInHeap;
   references.store(1, std::memory_order_relaxed);
 }

@@ -95,6 +95,8 @@ struct alignas(64) Ticket : Completion {
   std::uint64_t sequence = 0;     // order of arrival in the queue
   Nanos target = kNever;          // when it should be answered: the earlier of deadline and objective; the queue's
   std::uint64_t order_level = 0;  // of its place in the line; the queue's
+  Nanos work = 0;                 // by which it makes batches longer, at most; of those who promise
+  std::uint32_t work_place = 0;   // and where that is counted
   // Set on the way; for the sink to read once it has the completion.
   std::vector<Tensor> outputs;       // in the signature's order; kInvalid where not wanted
   std::vector<std::uint8_t> wanted;  // the submitter's: one flag per output of the signature

@@ -25,12 +25,12 @@ struct ShapeGroup {
   Nanos oldest_queued = 0;         // and when that was
   std::size_t targets = 0;         // tickets that have one
 
-  // The most that its work can take, one batch after the other: row_cost for each row, and batch_cost once.
+  // The most that its tickets can take, one batch after the other: row_cost for each row, and batch_cost once.
   Nanos row_cost = 0;
   Nanos batch_cost = 0;       // of the dearest batch
   std::int64_t dearest = 0;   // rows of the largest ticket that these know of
   std::uint64_t edition = 0;  // of the costs that they are made of; 0: none
-  Nanos work = 0;
+  Nanos counted = 0;          // of batch_cost, in the queue's sum
 
   std::uint32_t due_place = kNoPlace;
   std::uint32_t waiting_place = kNoPlace;

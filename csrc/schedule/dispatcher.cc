@@ -45,12 +45,15 @@ struct Dispatcher::Impl {
   PlacedHeap<Entry, Turn, &Entry::ready_place> ready;
   // Models with a batch that waits for its queue delay, by the time when it is due. A model may be in both.
   PlacedHeap<Entry, Nanos, &Entry::timed_place> timed;
+  // Models that lanes would run now, were what they need free: the first in order keeps others from taking it.
+  std::vector<Entry*> blocked;
+  Resources resources;
   std::vector<Entry*> send_back;  // entries whose timeouts do
   DeadlineHeap deadlines;
   std::uint64_t next_sequence = 0;
   Nanos now = 0;  // the latest heard of
   int busy = 0;
-  Promises promises{lanes, entries};
+  Promises promises{lanes, entries, resources};
 
   explicit Impl(int count) : lanes(static_cast<std::size_t>(count)) {}
 
@@ -62,6 +65,7 @@ struct Dispatcher::Impl {
   // Something about the entry has changed: where does it stand? With a `now` that has since passed it may be filed as
   // waiting for a time that has come, which take() sees.
   void file(Entry* entry) {
+    if (entry->blocked) return unblock();
     Turn turn;
     Nanos ripens = kNever;
     if (entry->lanes < entry->max_lanes && !entry->queue.empty() && !entry->parked) {
@@ -78,6 +82,31 @@ struct Dispatcher::Impl {
     } else {
       timed.remove(entry);
     }
+  }
+
+  // What keeps others waiting has changed, or what they wait for.
+  void unblock() {
+    for (Entry* entry : std::exchange(blocked, {})) {
+      entry->blocked = false;
+      file(entry);
+    }
+  }
+  // The model whose batch is next; null when there is none, or none that has what it needs.
+  Entry* next_ready() {
+    while (!ready.empty()) {
+      Entry* entry = ready.top();
+      if (entry->needs.empty()) return entry;
+      entry->turn = ready.key(entry);
+      // In the order of turns: one with large needs would wait for ever, if others took what comes free bit by bit.
+      const bool kept = std::any_of(blocked.begin(), blocked.end(), [entry](const Entry* other) {
+        return other->turn < entry->turn && ResourceRoom::share(other->needs, entry->needs);
+      });
+      if (!kept && resources.fits(entry->needs)) return entry;
+      ready.remove(entry);
+      entry->blocked = true;
+      blocked.push_back(entry);
+    }
+    return nullptr;
   }
 
   // Ends a queued or running ticket before its time; the caller has set its status.
@@ -109,7 +138,8 @@ Dispatcher::~Dispatcher() {
   for (const auto& entry : impl_->entries) HEADRACE_CHECK(idle(entry.get()));
 }
 
-Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs) {
+Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs,
+                                   const Share& share) {
   HEADRACE_CHECK(max_lanes > 0);
   impl_->entries.push_back(std::make_unique<Entry>(std::move(name), std::move(policy), max_lanes, model, costs));
   Entry* entry = impl_->entries.back().get();
@@ -120,8 +150,14 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
     }
     entry->queue.set_costs(costs, std::move(kinds));
   }
+  for (const ResourceNeed& need : share.needs) entry->needs.push_back(impl_->resources.place(need));
   if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
   return entry;
+}
+
+void Dispatcher::set_resource(const std::string& name, int device, std::uint32_t count) {
+  impl_->resources.set(name, device, count);
+  impl_->unblock();
 }
 
 TicketChain Dispatcher::close(Entry* entry) {
@@ -156,7 +192,7 @@ bool Dispatcher::park(Entry* entry) {
 
 void Dispatcher::unpark(Entry* entry) {
   entry->parked = false;
-  impl_->promises.account(*entry);
+  impl_->promises.unparked(*entry);
   impl_->file(entry);
 }
 
@@ -168,6 +204,7 @@ void Dispatcher::erase(Entry* entry) {
   const auto found =
       std::find_if(entries.begin(), entries.end(), [entry](const auto& each) { return each.get() == entry; });
   HEADRACE_CHECK(found != entries.end());
+  if (entry->blocked) impl_->unblock();
   std::erase(impl_->send_back, entry);
   impl_->promises.ended(0);
   entries.erase(found);
@@ -197,8 +234,9 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   ticket->model = entry;
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
   // Where nothing waits for its delay, a ticket that is not the most urgent does not change whose turn it is.
-  const bool holds = impl_->ready.holds(entry);
-  if (entry->delays || entry->levels || !holds || ticket->order_when < impl_->ready.key(entry).when) impl_->file(entry);
+  const bool holds = impl_->ready.holds(entry) || entry->blocked;
+  const Nanos when = !holds ? kNever : entry->blocked ? entry->turn.when : impl_->ready.key(entry).when;
+  if (entry->delays || entry->levels || !holds || ticket->order_when < when) impl_->file(entry);
   return status;
 }
 
@@ -215,11 +253,11 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
   // A timeout may have changed whose turn it is in a model, and so among the models.
   for (Entry* each : impl_->send_back) impl_->file(each);
-  if (impl_->ready.empty()) {
+  Entry* entry = impl_->next_ready();
+  if (entry == nullptr) {
     if (!impl_->timed.empty()) out.ask_again = impl_->timed.top_key();
     return;
   }
-  Entry* entry = impl_->ready.top();
   Nanos hold_until = kNever;
   const TakeOptions options = impl_->promises.before_take(lane, *entry, impl_->now, hold_until);
   if (hold_until != kNever) {
@@ -242,7 +280,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
     ticket->queue_next = nullptr;
     ticket->lane = static_cast<std::uint32_t>(lane);
     out.tickets.push_back(ticket);
-    if (ticket->promised) impl_->promises.left(*ticket, true);
+    if (ticket->promised || ticket->work != 0) impl_->promises.left(*ticket, true);
     ticket = next;
   }
   if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);
@@ -255,6 +293,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   entry->running += batch.tickets;
   ++entry->lanes;
   ++impl_->busy;
+  impl_->resources.take(entry->needs);
   impl_->file(entry);
   out.entry = entry;
   out.rows = batch.rows;
@@ -307,6 +346,10 @@ void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
   runner.entry = nullptr;
   --entry->lanes;
   --impl_->busy;
+  if (!entry->needs.empty()) {
+    impl_->resources.give(entry->needs);
+    impl_->unblock();
+  }
   impl_->file(entry);
 }
 

@@ -28,6 +28,7 @@
 #include "batching/queue.h"
 #include "batching/request.h"
 #include "schedule/batch_log.h"
+#include "schedule/resources.h"
 
 namespace headrace {
 
@@ -38,6 +39,12 @@ struct TicketChain {
   std::size_t count = 0;
   void append(Ticket* ticket);
   void append(TicketChain other);
+};
+
+// What a model may have of what all share.
+struct Share {
+  double weight = 1;                // of lane time, where models compete
+  std::vector<ResourceNeed> needs;  // of each batch, while it runs
 };
 
 class Dispatcher {
@@ -72,7 +79,10 @@ class Dispatcher {
 
   // A model that at most max_lanes lanes run at a time. `model` is the caller's own.
   // `costs`: what its runs cost, as far as that is known; null: nothing is.
-  Entry* add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs = nullptr);
+  Entry* add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs = nullptr,
+             const Share& share = {});
+  // So many there are of a resource. What nobody says is as much as the model that needs most of it.
+  void set_resource(const std::string& name, int device, std::uint32_t count);
   // No new tickets; returns the queued ones (DONE with UNAVAILABLE) for the caller to complete. The entry lives until
   // erase.
   TicketChain close(Entry* entry);

@@ -34,12 +34,15 @@ struct Dispatcher::Entry {
   bool unruly;  // its order is not by time alone
   void* model;
   Costs* costs;
-  int number = 0;           // in the forecast that is being made
-  Nanos work = 0;           // of its queue, as it was last accounted
-  std::size_t counted = 0;  // and its tickets
-  bool waits = false;       // the same: it is not empty
-  int lanes = 0;            // that run it now
-  std::size_t running = 0;  // tickets that these lanes have not settled
+  ResourceRoom::Needs needs;  // of each batch
+  bool blocked = false;       // a lane would run it, but for these
+  Turn turn;                  // of its batch, then
+  int number = 0;             // in the forecast that is being made
+  Nanos open_cost = 0;        // of its queue, as it was last accounted
+  std::size_t counted = 0;    // and its tickets
+  bool waits = false;         // the same: it is not empty
+  int lanes = 0;              // that run it now
+  std::size_t running = 0;    // tickets that these lanes have not settled
   BatchLog log;
   std::uint64_t refused = 0;  // because they were predicted to be late
   bool closed = false;

@@ -7,8 +7,10 @@
 
 namespace headrace {
 
-void Forecast::begin(Nanos now) {
+void Forecast::begin(Nanos now, const ResourceRoom* resources) {
   now_ = now;
+  needs_ = false;
+  if (resources != nullptr) room_ = *resources;
   models_.clear();
   lanes_.clear();
   groups_.clear();
@@ -16,12 +18,13 @@ void Forecast::begin(Nanos now) {
   forced_ = {};
 }
 
-int Forecast::add_model(const Queue& queue, int lanes, int max_lanes) {
+int Forecast::add_model(const Queue& queue, int lanes, int max_lanes, const ResourceRoom::Needs& needs) {
   waiting_.clear();
   queue.append_groups(waiting_);
   const std::size_t begin = groups_.size();
   for (const WaitingGroup& each : waiting_) groups_.push_back({each, 0, each.targets});
-  models_.push_back({lanes, max_lanes, begin, groups_.size()});
+  models_.push_back({lanes, max_lanes, begin, groups_.size(), needs.empty() ? nullptr : &needs, false});
+  if (!needs.empty()) needs_ = true;
   targets_left_ += queue.targets();
   return static_cast<int>(models_.size()) - 1;
 }
@@ -46,12 +49,20 @@ Nanos Forecast::hold(int lane) {
   return until;
 }
 
-// What a lane that is free at `now` gets.
-Forecast::Group* Forecast::next(Nanos now, std::uint64_t joins_before, int& chosen) {
+bool Forecast::must_wait(const Model& model) const {
+  if (model.needs == nullptr) return false;
+  if (!room_.fits(*model.needs)) return true;
+  return std::any_of(models_.begin(), models_.end(), [&model](const Model& other) {
+    return other.kept && ResourceRoom::share(*other.needs, *model.needs);
+  });
+}
+
+// Of the models that may have another lane and what they need, the one whose turn it is.
+Forecast::Group* Forecast::first_in_order(Nanos now, int& chosen) {
   Group* best = nullptr;
   for (std::size_t m = 0; m < models_.size(); ++m) {
     const Model& model = models_[m];
-    if (model.lanes >= model.max_lanes) continue;
+    if (model.lanes >= model.max_lanes || model.kept) continue;
     Group* first = nullptr;
     for (std::size_t i = model.groups_begin; i < model.groups_end; ++i) {
       Group& group = groups_[i];
@@ -63,6 +74,19 @@ Forecast::Group* Forecast::next(Nanos now, std::uint64_t joins_before, int& chos
     if (best != nullptr && !(turn < Turn{best->key().when, best->key().sequence})) continue;
     best = first;
     chosen = static_cast<int>(m);
+  }
+  return best;
+}
+
+// What a lane that is free at `now` gets.
+Forecast::Group* Forecast::next(Nanos now, std::uint64_t joins_before, int& chosen) {
+  Group* best = first_in_order(now, chosen);
+  if (needs_) {
+    while (best != nullptr && must_wait(models_[static_cast<std::size_t>(chosen)])) {
+      models_[static_cast<std::size_t>(chosen)].kept = true;
+      best = first_in_order(now, chosen);
+    }
+    for (Model& model : models_) model.kept = false;
   }
   if (best == nullptr || best->targets > 0 || best->key().sequence < joins_before) return best;
   return overtakes(*best) ? nullptr : best;
@@ -78,7 +102,9 @@ bool Forecast::overtakes(const Group& group) const {
 void Forecast::release(Nanos now) {
   for (Lane& lane : lanes_) {
     if (lane.model < 0 || lane.free > now) continue;
-    --models_[static_cast<std::size_t>(lane.model)].lanes;
+    Model& model = models_[static_cast<std::size_t>(lane.model)];
+    --model.lanes;
+    if (model.needs != nullptr) room_.give(*model.needs);
     lane.model = -1;
   }
 }
@@ -108,6 +134,7 @@ void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, N
   lane.variance += deviation * deviation;
   lane.model = model;
   ++models_[static_cast<std::size_t>(model)].lanes;
+  if (const auto* needs = models_[static_cast<std::size_t>(model)].needs; needs != nullptr) room_.take(*needs);
   const Nanos end = lane.free + static_cast<Nanos>(std::sqrt(lane.variance));
   for (const Slot& slot : slots) {
     if (slot.ticket == asked) result.asked_end = end;

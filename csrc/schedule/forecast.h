@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "batching/queue.h"
+#include "schedule/resources.h"
 
 namespace headrace {
 
@@ -29,9 +30,10 @@ class Forecast {
     Nanos asked_end = 0;      // and when its batch ends, with 99 of 100 runs
   };
 
-  void begin(Nanos now);
+  // resources: as they are used now; null: there are none.
+  void begin(Nanos now, const ResourceRoom* resources = nullptr);
   // Queued tickets of a model that `lanes` lanes run now; returns its number.
-  int add_model(const Queue& queue, int lanes, int max_lanes);
+  int add_model(const Queue& queue, int lanes, int max_lanes, const ResourceRoom::Needs& needs = {});
   // In the order in which idle lanes are offered work. model: which it runs until `end`, with that variance; -1: none.
   void add_lane(std::uint32_t device, int model, Nanos end, double variance);
   // Before all others the lane takes the first `tickets` of the model's group with this line.
@@ -51,6 +53,8 @@ class Forecast {
     int max_lanes;
     std::size_t groups_begin;
     std::size_t groups_end;
+    const ResourceRoom::Needs* needs;  // null: none
+    bool kept;                         // from its turn, by what it needs
   };
   struct Lane {
     std::uint32_t device;
@@ -72,7 +76,12 @@ class Forecast {
   void release(Nanos now);
   void start(Lane& lane, int model, Group& group, std::size_t tickets, Nanos now, const Ticket* asked, Result& result);
 
+  Group* first_in_order(Nanos now, int& model);
+  bool must_wait(const Model& model) const;
+
   Nanos now_ = 0;
+  ResourceRoom room_;
+  bool needs_ = false;  // a model has some
   std::vector<Model> models_;
   std::vector<Lane> lanes_;
   std::vector<Group> groups_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "base/check.h"
 
@@ -16,9 +17,9 @@ constexpr Nanos kCostsFresh = kSecond;
 void Promises::account(Dispatcher::Entry& entry) {
   const Queue& queue = entry.queue;
   if (entry.costs == nullptr || entry.parked) return;
-  work_ += queue.work() - entry.work;
+  open_cost_ += queue.open_cost() - entry.open_cost;
   queued_ += queue.size() - entry.counted;
-  entry.work = queue.work();
+  entry.open_cost = queue.open_cost();
   entry.counted = queue.size();
   if (entry.waits != queue.empty()) return;
   entry.waits = !queue.empty();
@@ -26,6 +27,7 @@ void Promises::account(Dispatcher::Entry& entry) {
   count(waiting_);
   if (entry.max_lanes < static_cast<int>(lanes_.size())) count(narrow_);
   if (entry.unruly) count(unruly_);
+  if (!entry.needs.empty()) count(needy_);
 }
 
 void Promises::left(Ticket& ticket, bool in_batch) {
@@ -33,8 +35,8 @@ void Promises::left(Ticket& ticket, bool in_batch) {
     plan_holds_ = false;
     last_refusal_ = {};
   }
-  if (!ticket.promised) return;
-  ticket.promised = false;
+  demand_.remove(ticket.work_place, std::exchange(ticket.work, 0));
+  if (!std::exchange(ticket.promised, false)) return;
   if (ticket.sequence < tight_before_) {
     --tight_;
     return;
@@ -58,24 +60,46 @@ void Promises::spend(Nanos work) {
   if (young_.slack != kNever) young_.slack -= work;
 }
 
-// All that is queued, and runs, is through by then, and the ticket with it.
-Nanos Promises::latest_end(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
-  Nanos work = work_;
+void Promises::count(const Dispatcher::Entry& entry, Ticket& ticket) {
+  ticket.work = entry.queue.work_of(ticket);
+  ticket.work_place = demand_.add(ticket.order_when, ticket.work);
+}
+
+void Promises::unparked(Dispatcher::Entry& entry) {
+  account(entry);
+  if (entry.costs == nullptr || entry.queue.empty()) return;
+  std::vector<WaitingGroup> groups;
+  entry.queue.append_groups(groups);
+  for (const WaitingGroup& group : groups) {
+    for (const Slot& slot : group.slots) count(entry, *slot.ticket);
+  }
+  plan_holds_ = false;
+}
+
+// So much queued work, and what runs, is through by then; its last batch is of the entry.
+Nanos Promises::end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const {
+  work += open_cost_ - batch;
   for (const LaneState& lane : lanes_) {
     if (lane.entry != nullptr) work += std::max<Nanos>(lane.latest - now, 0);
   }
   // Until its batch starts either all lanes are busy with this work, or as many as the narrowest model may have.
   auto lanes = static_cast<Nanos>(lanes_.size());
   if (narrow_ > 0) lanes = waiting_ == 1 ? entry.max_lanes : 1;
-  const Nanos batch = Queue::batch_cost(ticket);
-  const Nanos start = lanes == 1 ? work - batch : (work - batch + lanes - 1) / lanes;
-  return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + start + batch;
+  if (needy_ > 0) lanes = std::min<Nanos>(lanes, resources_.least_running());
+  return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + (work + lanes - 1) / lanes + batch;
+}
+
+bool Promises::later_keep_time(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
+  return demand_.later_keeps(ticket.order_when,
+                             [&](Nanos work, Nanos begin) { return end_of(entry, work, 0, now) + dearest_ < begin; });
 }
 
 Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
-  const Nanos before = work_;
+  const Nanos open = open_cost_;
   account(entry);
-  const Nanos added = work_ - before;
+  demand_.advance(now);
+  count(entry, *ticket);
+  const Nanos added = ticket->work + open_cost_ - open;
   next_sequence_ = ticket->sequence + 1;
   if (targets() == 0) {
     latest_ = dearest_ = 0;
@@ -94,9 +118,15 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
     ticket->promised = true;
     return Status();
   };
+  const Nanos work = unruly_ > 0 ? demand_.all() : demand_.until(ticket->order_when);
   // Of the tight ones each may cut a batch short, and so make one more.
-  const Nanos end = latest_end(entry, *ticket, now) + static_cast<Nanos>(tight_) * dearest_;
-  if (end < ticket->target && (last || (tight_ == 0 && slack() >= added))) {
+  const Nanos end = end_of(entry, work, Queue::batch_cost(*ticket), now) + static_cast<Nanos>(tight_) * dearest_;
+  const auto harmless = [&] {
+    if (last) return true;
+    if (tight_ > 0) return false;
+    return slack() >= added || (unruly_ == 0 && end < ticket->order_when && later_keep_time(entry, *ticket, now));
+  };
+  if (end < ticket->target && harmless()) {
     if (!last) spend(added);
     if (tight_ == 0) promised_before_ = next_sequence_;
     ++young_.tickets;
@@ -120,6 +150,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
     if (result.asked_late) last_refusal_ = {&entry, shape, ticket->order_when, ticket->rows, result.asked_end};
   }
   const Nanos target = ticket->target;
+  demand_.remove(ticket->work_place, std::exchange(ticket->work, 0));
   if (!taken_out) entry.queue.remove(ticket);
   account(entry);
   next_sequence_ = ticket->sequence;
@@ -132,11 +163,11 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
 
 // What stands in the queues and runs on the lanes, as it is now.
 void Promises::begin_forecast(Nanos now) {
-  forecast_.begin(now);
+  forecast_.begin(now, &resources_);
   for (const auto& entry : entries_) {
     entry->number = (entry->queue.empty() && entry->lanes == 0) || entry->parked
                         ? -1
-                        : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes);
+                        : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes, entry->needs);
   }
   for (const LaneState& each : lanes_) {
     const bool idle = each.entry == nullptr;

@@ -3,11 +3,12 @@
 //
 // Two ways to know. The first takes constant time: earliest deadline first keeps every target if the work that goes
 // before each, and its own, ends before it (the processor demand of Baruah, Rosier and Howell, 1990), and a batch
-// starts when the first lane is free of what goes before it (Graham, 1969). Each queue keeps the sum of its work, every
-// batch counted as the dearest; so a ticket is promised its target if all the work there is ends before it, and what
-// comes before others takes from the least of their slacks. The second plays the schedule through (forecast.h). It sees
-// more, costs time for every queued ticket, and is asked only where the first says no and few are queued: with more
-// than kMostPlayed, what the first does not promise is refused.
+// starts when the first lane is free of what goes before it (Graham, 1969). The work is kept as sums by time
+// (demand.h), every batch counted as the dearest. A ticket is promised its target if all that may go before it ends
+// before that; if it goes before others, those must keep their time by the same reckoning, or what it adds must fit
+// into the least slack among them. The second plays the schedule through (forecast.h). It sees more, costs time for
+// every queued ticket, and is asked only where the first says no and few are queued: with more than kMostPlayed, what
+// the first does not promise is refused.
 //
 // What rests on a forecast is `tight` while it is queued. Only then do batches ask for forecasts too.
 #pragma once
@@ -20,6 +21,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "schedule/demand.h"
 #include "schedule/entry.h"
 #include "schedule/forecast.h"
 
@@ -29,8 +31,9 @@ class Promises {
  public:
   static constexpr std::size_t kMostPlayed = 128;  // queued tickets
 
-  Promises(const std::vector<LaneState>& lanes, const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries)
-      : lanes_(lanes), entries_(entries) {}
+  Promises(const std::vector<LaneState>& lanes, const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries,
+           const ResourceRoom& resources)
+      : lanes_(lanes), entries_(entries), resources_(resources) {}
 
   // The ticket has just been pushed, as the newest. Refused (DEADLINE_EXCEEDED): it is no longer in its queue.
   Status admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now);
@@ -45,6 +48,8 @@ class Promises {
   void ended(Nanos late);
   // The entry's queue is not what it was; after left() of those who did.
   void account(Dispatcher::Entry& entry);
+  // What waited for the entry while it was parked counts from now on.
+  void unparked(Dispatcher::Entry& entry);
 
  private:
   // Promised by the first way. Of the tickets of about one queue's passing, the least slack; two generations of them,
@@ -64,7 +69,9 @@ class Promises {
   std::size_t targets() const { return tight_ + old_.tickets + young_.tickets; }
   Nanos slack() const { return std::min(old_.slack, young_.slack); }
   void spend(Nanos work);
-  Nanos latest_end(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
+  void count(const Dispatcher::Entry& entry, Ticket& ticket);
+  Nanos end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const;
+  bool later_keep_time(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
   bool played(Dispatcher::Entry& entry, Ticket* ticket, Nanos now, bool& taken_out, Forecast::Result& result);
   void begin_forecast(Nanos now);
   static Status refusal(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos target,
@@ -72,11 +79,14 @@ class Promises {
 
   const std::vector<LaneState>& lanes_;
   const std::vector<std::unique_ptr<Dispatcher::Entry>>& entries_;
+  const ResourceRoom& resources_;
   Forecast forecast_;
-  Nanos work_ = 0;           // of all queues
+  Demand demand_;
+  Nanos open_cost_ = 0;      // of all queues
   std::size_t queued_ = 0;   // tickets in them
   std::size_t waiting_ = 0;  // models with queued tickets
   std::size_t narrow_ = 0;   // of these, those that may not have all lanes
+  std::size_t needy_ = 0;    // those that need resources
   std::size_t unruly_ = 0;   // and those whose order is not by time alone
   Generation old_;
   Generation young_;

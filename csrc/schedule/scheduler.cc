@@ -45,11 +45,22 @@ Scheduler::Scheduler(const SchedulerOptions& options, Pool& pool)
 Scheduler::~Scheduler() { stop({Code::kUnavailable, "the server is shutting down"}); }
 
 Dispatcher::Entry* Scheduler::add(const std::string& name, const BatchingPolicy& policy, int max_lanes,
-                                  const Runnable* runnable) {
+                                  const Runnable* runnable, const Share& share) {
   MutexLock lock(mutex_);
-  Dispatcher::Entry* entry = dispatcher_.add(name, policy, max_lanes, const_cast<Runnable*>(runnable), runnable->costs);
+  Dispatcher::Entry* entry =
+      dispatcher_.add(name, policy, max_lanes, const_cast<Runnable*>(runnable), runnable->costs, share);
   entries_.push_back(entry);
   return entry;
+}
+
+void Scheduler::set_resource(const std::string& name, int device, std::uint32_t count) {
+  Lane* lane = nullptr;
+  {
+    MutexLock lock(mutex_);
+    dispatcher_.set_resource(name, device, count);
+    lane = wake_for_work(clock_.now());
+  }
+  if (lane != nullptr) lane->wake.notify_one();
 }
 
 void Scheduler::wait_empty(const Dispatcher::Entry* entry) {
