@@ -28,7 +28,7 @@ inline BatchingPolicy dynamic(std::int64_t max_batch_size, Nanos delay = 0) {
 struct TrialModel {
   Trial trial;
   TrialSession session{trial};
-  Runnable runnable{&session, true, {"y", "z"}, nullptr, {}};
+  Runnable runnable{&session, true, {"y", "z"}, nullptr, {}, {}};
   Dispatcher::Entry* entry = nullptr;
 };
 
