@@ -6,6 +6,7 @@
 #include "batching/heap.h"
 #include "schedule/entry.h"
 #include "schedule/promises.h"
+#include "schedule/ready.h"
 
 namespace headrace {
 
@@ -41,13 +42,10 @@ void Dispatcher::Assignment::drop_gone() {
 struct Dispatcher::Impl {
   std::vector<LaneState> lanes;
   std::vector<std::unique_ptr<Entry>> entries;
-  // Models that a free lane may run now, by the first ticket of their next batch.
-  PlacedHeap<Entry, Turn, &Entry::ready_place> ready;
+  Resources resources;
+  Ready ready{resources};
   // Models with a batch that waits for its queue delay, by the time when it is due. A model may be in both.
   PlacedHeap<Entry, Nanos, &Entry::timed_place> timed;
-  // Models that lanes would run now, were what they need free: the first in order keeps others from taking it.
-  std::vector<Entry*> blocked;
-  Resources resources;
   std::vector<Entry*> send_back;  // entries whose timeouts do
   DeadlineHeap deadlines;
   std::uint64_t next_sequence = 0;
@@ -65,48 +63,18 @@ struct Dispatcher::Impl {
   // Something about the entry has changed: where does it stand? With a `now` that has since passed it may be filed as
   // waiting for a time that has come, which take() sees.
   void file(Entry* entry) {
-    if (entry->blocked) return unblock();
     Turn turn;
     Nanos ripens = kNever;
     if (entry->lanes < entry->max_lanes && !entry->queue.empty() && !entry->parked) {
       turn = entry->queue.next_turn(now);
       ripens = entry->queue.ripens();
     }
-    if (turn.sequence != kNoSequence) {
-      ready.set(entry, turn);
-    } else {
-      ready.remove(entry);
-    }
+    ready.set(entry, turn);
     if (ripens != kNever && ripens > now) {
       timed.set(entry, ripens);
     } else {
       timed.remove(entry);
     }
-  }
-
-  // What keeps others waiting has changed, or what they wait for.
-  void unblock() {
-    for (Entry* entry : std::exchange(blocked, {})) {
-      entry->blocked = false;
-      file(entry);
-    }
-  }
-  // The model whose batch is next; null when there is none, or none that has what it needs.
-  Entry* next_ready() {
-    while (!ready.empty()) {
-      Entry* entry = ready.top();
-      if (entry->needs.empty()) return entry;
-      entry->turn = ready.key(entry);
-      // In the order of turns: one with large needs would wait for ever, if others took what comes free bit by bit.
-      const bool kept = std::any_of(blocked.begin(), blocked.end(), [entry](const Entry* other) {
-        return other->turn < entry->turn && ResourceRoom::share(other->needs, entry->needs);
-      });
-      if (!kept && resources.fits(entry->needs)) return entry;
-      ready.remove(entry);
-      entry->blocked = true;
-      blocked.push_back(entry);
-    }
-    return nullptr;
   }
 
   // Ends a queued or running ticket before its time; the caller has set its status.
@@ -150,14 +118,20 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
     }
     entry->queue.set_costs(costs, std::move(kinds));
   }
-  for (const ResourceNeed& need : share.needs) entry->needs.push_back(impl_->resources.place(need));
+  if (share.cores > 0) entry->needs.push_back({ResourceRoom::kCores, share.cores});
+  for (const ResourceNeed& need : share.needs) entry->needs.push_back(impl_->resources.add(need));
   if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
   return entry;
 }
 
 void Dispatcher::set_resource(const std::string& name, int device, std::uint32_t count) {
   impl_->resources.set(name, device, count);
-  impl_->unblock();
+  impl_->ready.look_again();
+}
+
+void Dispatcher::set_cores(std::uint32_t count) {
+  impl_->resources.set_cores(count);
+  impl_->ready.look_again();
 }
 
 TicketChain Dispatcher::close(Entry* entry) {
@@ -204,9 +178,9 @@ void Dispatcher::erase(Entry* entry) {
   const auto found =
       std::find_if(entries.begin(), entries.end(), [entry](const auto& each) { return each.get() == entry; });
   HEADRACE_CHECK(found != entries.end());
-  if (entry->blocked) impl_->unblock();
+  for (const ResourceRoom::Taken& need : entry->needs) impl_->resources.drop(need);
   std::erase(impl_->send_back, entry);
-  impl_->promises.ended(0);
+  impl_->promises.gone();
   entries.erase(found);
 }
 
@@ -234,9 +208,8 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   ticket->model = entry;
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
   // Where nothing waits for its delay, a ticket that is not the most urgent does not change whose turn it is.
-  const bool holds = impl_->ready.holds(entry) || entry->blocked;
-  const Nanos when = !holds ? kNever : entry->blocked ? entry->turn.when : impl_->ready.key(entry).when;
-  if (entry->delays || entry->levels || !holds || ticket->order_when < when) impl_->file(entry);
+  const bool stands = Ready::stands(entry);
+  if (entry->delays || entry->levels || !stands || ticket->order_when < entry->turn.when) impl_->file(entry);
   return status;
 }
 
@@ -253,7 +226,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
   // A timeout may have changed whose turn it is in a model, and so among the models.
   for (Entry* each : impl_->send_back) impl_->file(each);
-  Entry* entry = impl_->next_ready();
+  Entry* entry = impl_->ready.top();
   if (entry == nullptr) {
     if (!impl_->timed.empty()) out.ask_again = impl_->timed.top_key();
     return;
@@ -283,7 +256,6 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
     if (ticket->promised || ticket->work != 0) impl_->promises.left(*ticket, true);
     ticket = next;
   }
-  if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);
   runner.entry = entry;
   runner.unsettled = runner.wanted = batch.tickets;
   runner.started = impl_->now;
@@ -293,7 +265,8 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   entry->running += batch.tickets;
   ++entry->lanes;
   ++impl_->busy;
-  impl_->resources.take(entry->needs);
+  if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);
+  impl_->ready.took(*entry);
   impl_->file(entry);
   out.entry = entry;
   out.rows = batch.rows;
@@ -340,16 +313,13 @@ void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
   assignment.entry = nullptr;
   assignment.tickets.clear();
   assignment.interrupt = nullptr;
-  impl_->promises.ended(impl_->now - runner.latest);
   runner.record.took = impl_->now - runner.started;
   entry->log.add(runner.record);
   runner.entry = nullptr;
   --entry->lanes;
   --impl_->busy;
-  if (!entry->needs.empty()) {
-    impl_->resources.give(entry->needs);
-    impl_->unblock();
-  }
+  impl_->promises.ended(*entry, impl_->now - runner.latest);
+  impl_->ready.gave(*entry);
   impl_->file(entry);
 }
 
@@ -394,5 +364,14 @@ int Dispatcher::running_lanes(const Entry* entry) const { return entry->lanes; }
 const BatchLog& Dispatcher::log(const Entry* entry) { return entry->log; }
 std::uint64_t Dispatcher::refused_early(const Entry* entry) { return entry->refused; }
 int Dispatcher::busy_lanes() const { return impl_->busy; }
+std::uint64_t Dispatcher::cores_used() const { return impl_->resources.cores_used(); }
+
+std::vector<Resources::View> Dispatcher::resources(const Entry* entry) const {
+  std::vector<Resources::View> views;
+  for (const ResourceRoom::Taken& need : entry->needs) {
+    if (need.place != ResourceRoom::kCores) views.push_back(impl_->resources.view(need));
+  }
+  return views;
+}
 
 }  // namespace headrace

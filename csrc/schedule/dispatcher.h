@@ -43,8 +43,8 @@ struct TicketChain {
 
 // What a model may have of what all share.
 struct Share {
-  double weight = 1;                // of lane time, where models compete
-  std::vector<ResourceNeed> needs;  // of each batch, while it runs
+  std::uint32_t cores = 0;          // that a batch keeps busy while it runs
+  std::vector<ResourceNeed> needs;  // and what else it needs
 };
 
 class Dispatcher {
@@ -81,6 +81,8 @@ class Dispatcher {
   // `costs`: what its runs cost, as far as that is known; null: nothing is.
   Entry* add(std::string name, BatchingPolicy policy, int max_lanes, void* model, Costs* costs = nullptr,
              const Share& share = {});
+  // Batches that run at one time keep no more cores busy than this; one that needs more runs while no other does.
+  void set_cores(std::uint32_t count);
   // So many there are of a resource. What nobody says is as much as the model that needs most of it.
   void set_resource(const std::string& name, int device, std::uint32_t count);
   // No new tickets; returns the queued ones (DONE with UNAVAILABLE) for the caller to complete. The entry lives until
@@ -127,6 +129,9 @@ class Dispatcher {
   std::size_t running(const Entry* entry) const;  // tickets in the hands of lanes, answered ones included
   int running_lanes(const Entry* entry) const;
   int busy_lanes() const;
+  std::uint64_t cores_used() const;
+  // What the entry's batches need, with what there is of it and is used now; without cores.
+  std::vector<Resources::View> resources(const Entry* entry) const;
   static const BatchLog& log(const Entry* entry);
   static std::uint64_t refused_early(
       const Entry* entry);  // tickets that were predicted to be late, or to make others so

@@ -35,12 +35,14 @@ struct Dispatcher::Entry {
   void* model;
   Costs* costs;
   ResourceRoom::Needs needs;  // of each batch
-  bool blocked = false;       // a lane would run it, but for these
-  Turn turn;                  // of its batch, then
+  bool lacks = false;         // a lane would run it, but for these
+  bool lacks_named = false;   // then: not for cores alone
+  Turn turn;                  // of its next batch, as Ready knows it
   int number = 0;             // in the forecast that is being made
   Nanos open_cost = 0;        // of its queue, as it was last accounted
   std::size_t counted = 0;    // and its tickets
   bool waits = false;         // the same: it is not empty
+  bool asks_cores = false;    // the same: it waits or runs, and keeps cores busy when it runs
   int lanes = 0;              // that run it now
   std::size_t running = 0;    // tickets that these lanes have not settled
   BatchLog log;

@@ -23,7 +23,7 @@ int Forecast::add_model(const Queue& queue, int lanes, int max_lanes, const Reso
   queue.append_groups(waiting_);
   const std::size_t begin = groups_.size();
   for (const WaitingGroup& each : waiting_) groups_.push_back({each, 0, each.targets});
-  models_.push_back({lanes, max_lanes, begin, groups_.size(), needs.empty() ? nullptr : &needs, false});
+  models_.push_back({lanes, max_lanes, begin, groups_.size(), needs.empty() ? nullptr : &needs, false, false});
   if (!needs.empty()) needs_ = true;
   targets_left_ += queue.targets();
   return static_cast<int>(models_.size()) - 1;
@@ -49,12 +49,19 @@ Nanos Forecast::hold(int lane) {
   return until;
 }
 
-bool Forecast::must_wait(const Model& model) const {
+// In the order of turns: what those before it lack is known.
+bool Forecast::must_wait(Model& model) const {
   if (model.needs == nullptr) return false;
-  if (!room_.fits(*model.needs)) return true;
-  return std::any_of(models_.begin(), models_.end(), [&model](const Model& other) {
-    return other.kept && ResourceRoom::share(*other.needs, *model.needs);
-  });
+  bool lacks_cores = false;
+  for (const ResourceRoom::Taken& need : *model.needs) {
+    const bool kept = std::any_of(models_.begin(), models_.end(), [&need](const Model& other) {
+      return other.lacks && ResourceRoom::keeps(*other.needs, other.lacks_named, need.place);
+    });
+    if (!kept && room_.fits(need)) continue;
+    (need.place == ResourceRoom::kCores ? lacks_cores : model.lacks_named) = true;
+  }
+  model.lacks = lacks_cores || model.lacks_named;
+  return model.lacks;
 }
 
 // Of the models that may have another lane and what they need, the one whose turn it is.
@@ -62,7 +69,7 @@ Forecast::Group* Forecast::first_in_order(Nanos now, int& chosen) {
   Group* best = nullptr;
   for (std::size_t m = 0; m < models_.size(); ++m) {
     const Model& model = models_[m];
-    if (model.lanes >= model.max_lanes || model.kept) continue;
+    if (model.lanes >= model.max_lanes || model.lacks) continue;
     Group* first = nullptr;
     for (std::size_t i = model.groups_begin; i < model.groups_end; ++i) {
       Group& group = groups_[i];
@@ -83,10 +90,9 @@ Forecast::Group* Forecast::next(Nanos now, std::uint64_t joins_before, int& chos
   Group* best = first_in_order(now, chosen);
   if (needs_) {
     while (best != nullptr && must_wait(models_[static_cast<std::size_t>(chosen)])) {
-      models_[static_cast<std::size_t>(chosen)].kept = true;
       best = first_in_order(now, chosen);
     }
-    for (Model& model : models_) model.kept = false;
+    for (Model& model : models_) model.lacks = model.lacks_named = false;
   }
   if (best == nullptr || best->targets > 0 || best->key().sequence < joins_before) return best;
   return overtakes(*best) ? nullptr : best;

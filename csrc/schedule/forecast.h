@@ -54,7 +54,8 @@ class Forecast {
     std::size_t groups_begin;
     std::size_t groups_end;
     const ResourceRoom::Needs* needs;  // null: none
-    bool kept;                         // from its turn, by what it needs
+    bool lacks;                        // something of these, in its turn
+    bool lacks_named;                  // and not cores alone
   };
   struct Lane {
     std::uint32_t device;
@@ -77,7 +78,7 @@ class Forecast {
   void start(Lane& lane, int model, Group& group, std::size_t tickets, Nanos now, const Ticket* asked, Result& result);
 
   Group* first_in_order(Nanos now, int& model);
-  bool must_wait(const Model& model) const;
+  bool must_wait(Model& model) const;
 
   Nanos now_ = 0;
   ResourceRoom room_;

@@ -21,13 +21,22 @@ void Promises::account(Dispatcher::Entry& entry) {
   queued_ += queue.size() - entry.counted;
   entry.open_cost = queue.open_cost();
   entry.counted = queue.size();
+  account_cores(entry);
   if (entry.waits != queue.empty()) return;
   entry.waits = !queue.empty();
   const auto count = [&entry](std::size_t& models) { entry.waits ? ++models : --models; };
   count(waiting_);
   if (entry.max_lanes < static_cast<int>(lanes_.size())) count(narrow_);
   if (entry.unruly) count(unruly_);
-  if (!entry.needs.empty()) count(needy_);
+  if (!entry.needs.empty() && entry.needs.back().place != ResourceRoom::kCores) count(needy_);
+}
+
+void Promises::account_cores(Dispatcher::Entry& entry) {
+  if (entry.needs.empty() || entry.needs.front().place != ResourceRoom::kCores) return;
+  const bool asks = entry.lanes > 0 || !entry.queue.empty();
+  if (entry.asks_cores == asks) return;
+  entry.asks_cores = asks;
+  asks ? cores_.add(entry.needs.front().count) : cores_.remove(entry.needs.front().count);
 }
 
 void Promises::left(Ticket& ticket, bool in_batch) {
@@ -48,8 +57,9 @@ void Promises::left(Ticket& ticket, bool in_batch) {
   young_from_ = next_sequence_;
 }
 
-void Promises::ended(Nanos late) {
+void Promises::ended(Dispatcher::Entry& entry, Nanos late) {
   last_refusal_ = {};
+  if (entry.costs != nullptr) account_cores(entry);
   if (late <= 0 || targets() == 0) return;
   plan_holds_ = false;
   spend(late);
@@ -85,7 +95,8 @@ Nanos Promises::end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, 
   // Until its batch starts either all lanes are busy with this work, or as many as the narrowest model may have.
   auto lanes = static_cast<Nanos>(lanes_.size());
   if (narrow_ > 0) lanes = waiting_ == 1 ? entry.max_lanes : 1;
-  if (needy_ > 0) lanes = std::min<Nanos>(lanes, resources_.least_running());
+  if (cores_.most() > 0) lanes = std::min<Nanos>(lanes, resources_.least_on_cores(cores_.most()));
+  if (needy_ > 0) lanes = std::min<Nanos>(lanes, resources_.least_on_named());
   return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + (work + lanes - 1) / lanes + batch;
 }
 

@@ -44,8 +44,10 @@ class Promises {
   void after_take(Dispatcher::Entry& entry, const Batch& batch);
   // The ticket left its queue, in a batch or by itself.
   void left(Ticket& ticket, bool in_batch);
-  // A run ended so much later than was to be expected of it; below 0: earlier.
-  void ended(Nanos late);
+  // A run of the entry ended so much later than was to be expected of it; below 0: earlier.
+  void ended(Dispatcher::Entry& entry, Nanos late);
+  // An idle entry is no more.
+  void gone() { last_refusal_ = {}; }
   // The entry's queue is not what it was; after left() of those who did.
   void account(Dispatcher::Entry& entry);
   // What waited for the entry while it was parked counts from now on.
@@ -58,6 +60,24 @@ class Promises {
     std::size_t tickets = 0;
     Nanos slack = kNever;
   };
+  // The models that wait or run, by the cores that a batch of theirs keeps busy.
+  class Cores {
+   public:
+    std::uint32_t most() const { return most_; }
+    void add(std::uint32_t cores) {
+      if (cores >= models_.size()) models_.resize(cores + 1);
+      ++models_[cores];
+      most_ = std::max(most_, cores);
+    }
+    void remove(std::uint32_t cores) {
+      --models_[cores];
+      while (most_ > 0 && models_[most_] == 0) --most_;
+    }
+
+   private:
+    std::vector<std::size_t> models_;
+    std::uint32_t most_ = 0;
+  };
   struct Refusal {
     const Dispatcher::Entry* entry = nullptr;
     std::uint64_t shape = 0;
@@ -69,6 +89,7 @@ class Promises {
   std::size_t targets() const { return tight_ + old_.tickets + young_.tickets; }
   Nanos slack() const { return std::min(old_.slack, young_.slack); }
   void spend(Nanos work);
+  void account_cores(Dispatcher::Entry& entry);
   void count(const Dispatcher::Entry& entry, Ticket& ticket);
   Nanos end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const;
   bool later_keep_time(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
@@ -86,7 +107,8 @@ class Promises {
   std::size_t queued_ = 0;   // tickets in them
   std::size_t waiting_ = 0;  // models with queued tickets
   std::size_t narrow_ = 0;   // of these, those that may not have all lanes
-  std::size_t needy_ = 0;    // those that need resources
+  std::size_t needy_ = 0;    // those that need named resources
+  Cores cores_;              // that those keep busy which wait or run
   std::size_t unruly_ = 0;   // and those whose order is not by time alone
   Generation old_;
   Generation young_;

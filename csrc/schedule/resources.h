@@ -1,5 +1,5 @@
-// Named resources that batches need while they run: what Triton's rate limiter counts, and the cores of a process. A
-// resource is there once for each device, or once for all (kEverywhere). Pure; the dispatcher asks.
+// What batches need while they run: cores of the process, and named resources (what Triton's rate limiter counts). A
+// named one is there once for each device, or once for all (kEverywhere). Pure; the dispatcher and its forecasts ask.
 #pragma once
 
 #include <algorithm>
@@ -25,19 +25,20 @@ struct ResourceNeed {
 // How much of each there is, and is used. A forecast plays with a copy.
 class ResourceRoom {
  public:
+  static constexpr std::size_t kCores = 0;  // its place; the named ones follow
   struct Taken {
     std::size_t place = 0;
     std::uint32_t count = 0;
   };
-  using Needs = std::vector<Taken>;
+  using Needs = std::vector<Taken>;  // cores first, where there are any
 
   // What needs more than there is fits where nobody else has any.
+  bool fits(const Taken& need) const {
+    const Row& row = rows_[need.place];
+    return row.used == 0 || row.used + need.count <= row.count;
+  }
   bool fits(const Needs& needs) const {
-    for (const Taken& need : needs) {
-      const Row& row = rows_[need.place];
-      if (row.used != 0 && row.used + need.count > row.count) return false;
-    }
-    return true;
+    return std::all_of(needs.begin(), needs.end(), [this](const Taken& need) { return fits(need); });
   }
   void take(const Needs& needs) {
     for (const Taken& need : needs) rows_[need.place].used += need.count;
@@ -48,25 +49,23 @@ class ResourceRoom {
       rows_[need.place].used -= need.count;
     }
   }
-  // While somebody waits for his turn, at least so many batches run: what he waits for is with others, up to what the
-  // neediest of all lacks.
-  std::int64_t least_running() const {
+  // Who waits keeps those that come later in order from every named resource that he needs, or he would wait for ever
+  // where others take what comes free bit by bit; from cores only while they are all that he lacks.
+  static bool keeps(const Needs& waiting, bool lacks_named, std::size_t place) {
+    if (place == kCores && lacks_named) return false;
+    return std::any_of(waiting.begin(), waiting.end(), [place](const Taken& need) { return need.place == place; });
+  }
+  // While somebody waits for cores of which nobody needs or has more than `most`, at least so many batches run.
+  std::int64_t least_on_cores(std::uint32_t most) const { return least_running(rows_[kCores].count, most); }
+  // The same of named resources.
+  std::int64_t least_on_named() const {
     std::int64_t least = std::numeric_limits<std::int64_t>::max();
-    for (const Row& row : rows_) {
-      if (row.most == 0) continue;
-      least =
-          std::min(least, row.count < row.most ? 1 : static_cast<std::int64_t>((row.count - row.most) / row.most) + 1);
+    for (std::size_t i = kCores + 1; i < rows_.size(); ++i) {
+      least = std::min(least, least_running(rows_[i].count, rows_[i].most));
     }
     return least;
   }
-  static bool share(const Needs& a, const Needs& b) {
-    for (const Taken& one : a) {
-      for (const Taken& other : b) {
-        if (one.place == other.place) return true;
-      }
-    }
-    return false;
-  }
+  std::uint64_t cores_used() const { return rows_[kCores].used; }
 
  protected:
   struct Row {
@@ -74,42 +73,74 @@ class ResourceRoom {
     std::uint64_t used = 0;
     std::uint64_t most = 0;  // that one batch needs
   };
-  std::vector<Row> rows_;
+  // What he waits for is with others, but for what the neediest of all lacks.
+  static std::int64_t least_running(std::uint64_t count, std::uint64_t most) {
+    if (most == 0) return std::numeric_limits<std::int64_t>::max();
+    return count < most ? 1 : static_cast<std::int64_t>((count - most) / most) + 1;
+  }
+
+  std::vector<Row> rows_{{std::numeric_limits<std::uint32_t>::max(), 0, 0}};  // of cores as many as anybody likes
 };
 
 class Resources : public ResourceRoom {
  public:
+  void set_cores(std::uint32_t count) { rows_[kCores].count = count; }
   // So many of it there are. What nobody says is as much as the model that needs most of it.
   void set(std::string_view name, int device, std::uint32_t count) {
     const std::size_t place = place_of(name, device);
     names_[place].said = true;
     rows_[place].count = count;
   }
-  // Where a need is counted.
-  Taken place(const ResourceNeed& need) {
+  // Where a need is counted from now on, until it is dropped.
+  Taken add(const ResourceNeed& need) {
     const std::size_t place = place_of(need.name, need.device);
-    if (!names_[place].said && need.count > rows_[place].count) rows_[place].count = need.count;
-    rows_[place].most = std::max<std::uint64_t>(rows_[place].most, need.count);
+    names_[place].needs.push_back(need.count);
+    fit_most(place);
     return {place, need.count};
   }
+  void drop(const Taken& need) {
+    if (need.place == kCores) return;
+    auto& needs = names_[need.place].needs;
+    needs.erase(std::find(needs.begin(), needs.end(), need.count));
+    fit_most(need.place);
+  }
+  // One row for each resource that somebody has named.
+  struct View {
+    std::string name;
+    int device = kEverywhere;
+    std::uint64_t count = 0;
+    std::uint64_t used = 0;
+    std::uint32_t need = 0;  // of a batch
+  };
+  View view(const Taken& need) const {
+    const Name& name = names_[need.place];
+    return {name.name, name.device, rows_[need.place].count, rows_[need.place].used, need.count};
+  }
+  std::uint64_t cores() const { return rows_[kCores].count; }
 
  private:
   struct Name {
     std::string name;
     int device = kEverywhere;
     bool said = false;
+    std::vector<std::uint32_t> needs;  // of all models
   };
 
   std::size_t place_of(std::string_view name, int device) {
-    for (std::size_t i = 0; i < names_.size(); ++i) {
+    for (std::size_t i = kCores + 1; i < names_.size(); ++i) {
       if (names_[i].name == name && names_[i].device == device) return i;
     }
-    names_.push_back({std::string(name), device, false});
+    names_.push_back({std::string(name), device, false, {}});
     rows_.emplace_back();
     return names_.size() - 1;
   }
+  void fit_most(std::size_t place) {
+    const auto& needs = names_[place].needs;
+    rows_[place].most = needs.empty() ? 0 : *std::max_element(needs.begin(), needs.end());
+    if (!names_[place].said) rows_[place].count = rows_[place].most;
+  }
 
-  std::vector<Name> names_;
+  std::vector<Name> names_{{"cores", kEverywhere, true, {}}};
 };
 
 }  // namespace headrace

@@ -63,6 +63,16 @@ void Scheduler::set_resource(const std::string& name, int device, std::uint32_t 
   if (lane != nullptr) lane->wake.notify_one();
 }
 
+void Scheduler::set_cores(std::uint32_t count) {
+  Lane* lane = nullptr;
+  {
+    MutexLock lock(mutex_);
+    dispatcher_.set_cores(count);
+    lane = wake_for_work(clock_.now());
+  }
+  if (lane != nullptr) lane->wake.notify_one();
+}
+
 void Scheduler::wait_empty(const Dispatcher::Entry* entry) {
   MutexLock lock(mutex_);
   ++watchers_;

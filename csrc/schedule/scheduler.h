@@ -55,7 +55,8 @@ class Scheduler final : private Ledger {
   // A model joins. `runnable` stays valid until close_entry has returned, and its costs as long as the entry.
   Dispatcher::Entry* add(const std::string& name, const BatchingPolicy& policy, int max_lanes, const Runnable* runnable,
                          const Share& share = {});
-  // So many there are of a resource that batches may need; Dispatcher says more.
+  // So many there are of what batches may need; Dispatcher says more.
+  void set_cores(std::uint32_t count);
   void set_resource(const std::string& name, int device, std::uint32_t count);
   // Waits until nothing is queued; with no new tickets coming, what runs is then all there is.
   void wait_empty(const Dispatcher::Entry* entry);

@@ -24,6 +24,9 @@ struct Load {
   int requests = 4000;
   bool far_first = false;        // half of the requests have the longest deadline, the others the shortest
   unsigned without_percent = 0;  // of the requests that have no deadline
+  std::uint32_t cores = 0;       // of the process; 0: as many as anybody likes
+  bool unlike_cores = false;     // a batch of the first model keeps one busy, of the second two, and so on
+  bool shared = false;           // all batches but the first model's need a resource of which there is one
 };
 
 struct Outcome {
@@ -45,8 +48,12 @@ Outcome play(const Load& load, unsigned seed) {
   policy.dynamic_batching = true;
   policy.max_batch_size = 16;
   std::vector<Dispatcher::Entry*> entries;
+  if (load.cores > 0) dispatcher.set_cores(load.cores);
   for (int i = 0; i < load.models; ++i) {
-    entries.push_back(dispatcher.add("m" + std::to_string(i), policy, load.max_lanes, nullptr, &costs));
+    Share share;
+    if (load.cores > 0) share.cores = load.unlike_cores ? static_cast<std::uint32_t>(i + 1) : 1;
+    if (load.shared && i > 0) share.needs.push_back({"r", kEverywhere, 1});
+    entries.push_back(dispatcher.add("m" + std::to_string(i), policy, load.max_lanes, nullptr, &costs, share));
   }
   struct Lane {
     Dispatcher::Assignment assignment;
@@ -116,6 +123,12 @@ TEST(PromisesTest, NobodyThatIsTakenInIsLate) {
       // What is near goes before a long queue of what is far.
       {1, 1, 1, 8 * kMicrosecond, 5 * kMs, 60 * kMs, 1, 20'000, true},
       {1, 2, 1, 30 * kMicrosecond, 300 * kMicrosecond, 3 * kMs},
+      // Fewer cores than lanes, batches that need several, and what they share.
+      {3, 2, 3, 8 * kMicrosecond, 5 * kMs, 30 * kMs, 3, 4000, false, 0, 2, false},
+      {3, 3, 3, 10 * kMicrosecond, 5 * kMs, 40 * kMs, 3, 4000, false, 0, 3, true},
+      {3, 3, 3, 10 * kMicrosecond, 5 * kMs, 40 * kMs, 3, 4000, false, 20, 2, true},
+      {3, 3, 3, 12 * kMicrosecond, 5 * kMs, 40 * kMs, 3, 4000, false, 0, 0, false, true},
+      {4, 3, 2, 20 * kMicrosecond, 500 * kMicrosecond, 4 * kMs, 3, 4000, false, 0, 3, true, true},
   };
   for (std::size_t i = 0; i < loads.size(); ++i) {
     for (unsigned seed = 0; seed < 3; ++seed) {
