@@ -47,8 +47,8 @@ struct Runnable {
   bool batched = false;                   // dimension 0 of everything is the batch
   std::vector<std::string> output_names;  // in the signature's order
   RunObserver* observer = nullptr;
-  Padding padding;                                      // how requests of unlike lengths share a run
-  std::vector<std::vector<std::string>> output_labels;  // of classes, by output; may be shorter than output_names
+  Padding padding{};                                      // how requests of unlike lengths share a run
+  std::vector<std::vector<std::string>> output_labels{};  // of classes, by output; may be shorter than output_names
   CostModel* costs = nullptr;  // what its runs cost, under the scheduler's mutex; null: it is not learnt
 };
 
