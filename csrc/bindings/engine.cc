@@ -7,8 +7,19 @@
 namespace headrace::bindings {
 namespace {
 
+// "device": below 0 is a whole server's.
+std::vector<ResourceNeed> make_resources(const py::list& rows) {
+  std::vector<ResourceNeed> resources;
+  for (const py::handle each : rows) {
+    const auto row = py::cast<py::dict>(each);
+    resources.push_back({required<std::string>(row, "name"), std::max(required<int>(row, "device"), kEverywhere),
+                         required<std::uint32_t>(row, "count")});
+  }
+  return resources;
+}
+
 EngineHandle make_engine(py::dict limits, int lanes, int cores, const std::string& onnxruntime_library,
-                         std::size_t model_memory, int load_threads, bool learn) {
+                         std::size_t model_memory, int load_threads, bool learn, const py::list& resources) {
   if (lanes < 1 || cores < 1) raise(invalid_argument("lanes and cores must be at least 1"));
   EngineOptions options;
   options.lanes = lanes;
@@ -22,6 +33,7 @@ EngineHandle make_engine(py::dict limits, int lanes, int cores, const std::strin
   options.learns_costs = learn;
   options.model_memory = model_memory;
   options.load_threads = load_threads;
+  options.resources = make_resources(resources);
   return {std::make_shared<Engine>(options), std::move(limits)};
 }
 
@@ -74,6 +86,7 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   }
   spec.ragged_inputs = optional(batching, "ragged_inputs", spec.ragged_inputs);
   spec.max_lanes = optional(batching, "max_lanes", 0);
+  spec.resources = make_resources(optional(batching, "resources", py::list()));
   return spec;
 }
 
@@ -273,7 +286,8 @@ void bind_engine(py::module_& module) {
   py::class_<EngineHandle>(module, "Engine")
       .def(py::init(&make_engine), py::kw_only(), py::arg("limits"), py::arg("lanes"), py::arg("cores"),
            py::arg("onnxruntime_library"), py::arg("model_memory") = EngineOptions().model_memory,
-           py::arg("load_threads") = EngineOptions().load_threads, py::arg("learn") = true)
+           py::arg("load_threads") = EngineOptions().load_threads, py::arg("learn") = true,
+           py::arg("resources") = py::list())
       .def("backend_version", [](const EngineHandle& self,
                                  const std::string& name) { return take(self.engine->backend(name))->version(); })
       .def(

@@ -79,6 +79,16 @@ py::dict batch_view(const BatchRecord& batch, Nanos now) {
   return row;
 }
 
+py::dict resource_view(const Resources::View& resource) {
+  py::dict row;
+  row["name"] = resource.name;
+  row["device"] = resource.device == kEverywhere ? py::object(py::none()) : py::object(py::int_(resource.device));
+  row["server"] = resource.count;
+  row["of_a_batch"] = resource.need;
+  row["used"] = resource.used;
+  return row;
+}
+
 }  // namespace
 
 py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
@@ -96,6 +106,14 @@ py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
   lanes["running"] = report.lanes;
   all["lanes"] = lanes;
   all["compute_threads"] = model.model->threads.plan.threads;
+  py::dict cores;
+  cores["server"] = report.cores;
+  cores["of_a_batch"] = model.model->share.cores;
+  cores["used"] = report.cores_used;
+  all["cores"] = cores;
+  py::list resources;
+  for (const Resources::View& resource : report.resources) resources.append(resource_view(resource));
+  all["resources"] = resources;
   py::list curves;
   for (const Scheduler::Curve& curve : report.curves) curves.append(curve_view(curve));
   all["cost_curves"] = curves;

@@ -21,6 +21,27 @@ struct SweepJob final : Job, CompletionSink {
   Pool& pool;
 };
 
+// What a batch of the model needs while it runs. A lane that waits for a GPU keeps no core busy.
+Share share_of(const ModelSpec& spec, const Model& model) {
+  Share share;
+  if (model.placement.provider == "cpu") {
+    const int side_by_side = spec.session.parallel_execution ? std::max(spec.session.inter_op_threads, 1) : 1;
+    share.cores = static_cast<std::uint32_t>(std::max(model.threads.plan.threads, 1) * side_by_side);
+  }
+  int device = 0;  // the CPU's resources are counted with the first GPU's, as Triton does
+  for (const Provider& provider : spec.session.providers) {
+    const auto number = provider.options.find("device_id");
+    if (provider.name == model.placement.provider && number != provider.options.end()) {
+      device = std::atoi(number->second.c_str());
+    }
+  }
+  share.needs = spec.resources;
+  for (ResourceNeed& need : share.needs) {
+    if (need.device != kEverywhere) need.device = device;
+  }
+  return share;
+}
+
 }  // namespace
 
 Engine::Engine(const EngineOptions& options)
@@ -37,6 +58,8 @@ Engine::Engine(const EngineOptions& options)
                       [this] { return scheduler_->in_flight() != 0; }),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
   loader_->attach(*scheduler_);
+  scheduler_->set_cores(static_cast<std::uint32_t>(options.cores > 0 ? options.cores : options.lanes));
+  for (const ResourceNeed& each : options.resources) scheduler_->set_resource(each.name, each.device, each.count);
   pool_.on_waste(&Engine::sweep_later, this);
 }
 
@@ -182,6 +205,8 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
     model.costs = std::make_unique<CostModel>(std::max<std::int64_t>(model.policy.max_batch_size, 1));
   }
   model.placement = model.session->placement();
+  model.share = share_of(spec, model);
+  if (Status status = scheduler_->can_have(model.share); !status.ok()) return status;
   model.complete();
   Result<WarmupReport> warmed = warm_up(model, spec.warmup, pool_, clock());
   if (!warmed) return warmed.status();
@@ -189,7 +214,7 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
   model.learn_from_warmup();
   model.warmup_note = std::move(warmed->note);
   model.open_session = [backend, spec, plan = model.threads.plan] { return ThreadPlanner::load(*backend, spec, plan); };
-  model.entry = scheduler_->add(spec.name, model.policy, model.threads.plan.lanes, &model.runnable);
+  model.entry = scheduler_->add(spec.name, model.policy, model.threads.plan.lanes, &model.runnable, model.share);
   return {};
 }
 

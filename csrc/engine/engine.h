@@ -39,6 +39,7 @@ struct EngineOptions {
   bool measure_memory = true;                  // false: sessions are taken to need what their files let expect
   std::size_t max_shared_regions = 0;          // of clients' shared memory; 0: they may name none
   std::string onnxruntime_library;             // "": not installed
+  std::vector<ResourceNeed> resources;         // so many there are; Resources::set says more
   bool learns_costs = true;                    // false: nothing is predicted, to measure what that is worth
   Clock* clock = nullptr;                      // null: the steady clock
   // Backends that are there before any is opened by name: for tests that bring their own.
@@ -58,6 +59,7 @@ struct ModelSpec {
   WarmupPlan warmup;
   std::vector<std::string> ragged_inputs;  // allow_ragged_batch: may be padded, if a probe finds the same answers
   int max_lanes = 0;                       // that run it at one time; 0: all
+  std::vector<ResourceNeed> resources;     // of a batch; a device of 0 or more: of the one that the model runs on
   std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };
 

@@ -60,6 +60,7 @@ struct Model {
   std::vector<std::vector<std::string>> output_labels;  // of classes; none, or one list for each output
   Placement placement;                                  // where its session really runs
   ThreadDecision threads;                               // of a run, and the lanes that may run it side by side
+  Share share;                                          // what a batch needs while it runs
   int max_lanes = 0;                                    // as it was asked for; 0: as many as the cores are enough for
   // Dimensions under one symbol must agree: for each dimension of each input, the place of its symbol in a list of
   // `symbols` values, or -1.

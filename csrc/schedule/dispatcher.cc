@@ -129,6 +129,22 @@ void Dispatcher::set_resource(const std::string& name, int device, std::uint32_t
   impl_->ready.look_again();
 }
 
+Status Dispatcher::can_have(const Share& share) const {
+  for (const ResourceNeed& need : share.needs) {
+    const ResourceNeed* limit = impl_->resources.limit(need.name, need.device);
+    if (limit == nullptr || need.count <= limit->count) continue;
+    const std::string count = std::to_string(limit->count);
+    const std::string where = need.device == kEverywhere ? "" : " on device " + std::to_string(need.device);
+    return {Code::kFailedPrecondition, "a batch needs " + std::to_string(need.count) + " of the resource '" +
+                                           need.name +
+                                           "' (count in config.pbtxt's instance_group.rate_limiter), and there are " +
+                                           count + where + " (--rate-limit-resource " + need.name + ":" + count +
+                                           (limit->device == kEverywhere ? "" : ":" + std::to_string(limit->device)) +
+                                           "): it could never run; lower the one or raise the other"};
+  }
+  return {};
+}
+
 void Dispatcher::set_cores(std::uint32_t count) {
   impl_->resources.set_cores(count);
   impl_->ready.look_again();
@@ -364,6 +380,7 @@ int Dispatcher::running_lanes(const Entry* entry) const { return entry->lanes; }
 const BatchLog& Dispatcher::log(const Entry* entry) { return entry->log; }
 std::uint64_t Dispatcher::refused_early(const Entry* entry) { return entry->refused; }
 int Dispatcher::busy_lanes() const { return impl_->busy; }
+std::uint64_t Dispatcher::cores() const { return impl_->resources.cores(); }
 std::uint64_t Dispatcher::cores_used() const { return impl_->resources.cores_used(); }
 
 std::vector<Resources::View> Dispatcher::resources(const Entry* entry) const {

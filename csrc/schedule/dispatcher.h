@@ -83,8 +83,10 @@ class Dispatcher {
              const Share& share = {});
   // Batches that run at one time keep no more cores busy than this; one that needs more runs while no other does.
   void set_cores(std::uint32_t count);
-  // So many there are of a resource. What nobody says is as much as the model that needs most of it.
+  // So many there are of a resource: Resources::set.
   void set_resource(const std::string& name, int device, std::uint32_t count);
+  // Refused: a batch would need more of a resource than there is.
+  Status can_have(const Share& share) const;
   // No new tickets; returns the queued ones (DONE with UNAVAILABLE) for the caller to complete. The entry lives until
   // erase.
   TicketChain close(Entry* entry);
@@ -129,6 +131,7 @@ class Dispatcher {
   std::size_t running(const Entry* entry) const;  // tickets in the hands of lanes, answered ones included
   int running_lanes(const Entry* entry) const;
   int busy_lanes() const;
+  std::uint64_t cores() const;
   std::uint64_t cores_used() const;
   // What the entry's batches need, with what there is of it and is used now; without cores.
   std::vector<Resources::View> resources(const Entry* entry) const;

@@ -1,5 +1,6 @@
 // What batches need while they run: cores of the process, and named resources (what Triton's rate limiter counts). A
-// named one is there once for each device, or once for all (kEverywhere). Pure; the dispatcher and its forecasts ask.
+// named one is there once for each device, or once for the whole server (kEverywhere). Pure; the dispatcher and its
+// forecasts ask.
 #pragma once
 
 #include <algorithm>
@@ -85,24 +86,38 @@ class ResourceRoom {
 class Resources : public ResourceRoom {
  public:
   void set_cores(std::uint32_t count) { rows_[kCores].count = count; }
-  // So many of it there are. What nobody says is as much as the model that needs most of it.
+  // So many of it there are on a device; with kEverywhere on each, and of what the server has once. What nobody says
+  // is as much as the model that needs most of it.
   void set(std::string_view name, int device, std::uint32_t count) {
-    const std::size_t place = place_of(name, device);
-    names_[place].said = true;
-    rows_[place].count = count;
+    const auto same = [&](const ResourceNeed& limit) { return limit.name == name && limit.device == device; };
+    std::erase_if(limits_, same);
+    limits_.push_back({std::string(name), device, count});
+    for (std::size_t place = kCores + 1; place < rows_.size(); ++place) fit_count(place);
+  }
+  // What somebody said; null: nobody did. A device is of no account where the server has it once.
+  const ResourceNeed* limit(std::string_view name, int device) const {
+    const ResourceNeed* found = nullptr;
+    for (const ResourceNeed& limit : limits_) {
+      if (limit.name != name || (device != kEverywhere && limit.device != device && limit.device != kEverywhere))
+        continue;
+      const bool closer =
+          found == nullptr || limit.device == device || (found->device != device && limit.count > found->count);
+      if (closer) found = &limit;
+    }
+    return found;
   }
   // Where a need is counted from now on, until it is dropped.
   Taken add(const ResourceNeed& need) {
     const std::size_t place = place_of(need.name, need.device);
     names_[place].needs.push_back(need.count);
-    fit_most(place);
+    fit_count(place);
     return {place, need.count};
   }
   void drop(const Taken& need) {
     if (need.place == kCores) return;
     auto& needs = names_[need.place].needs;
     needs.erase(std::find(needs.begin(), needs.end(), need.count));
-    fit_most(need.place);
+    fit_count(need.place);
   }
   // One row for each resource that somebody has named.
   struct View {
@@ -122,7 +137,6 @@ class Resources : public ResourceRoom {
   struct Name {
     std::string name;
     int device = kEverywhere;
-    bool said = false;
     std::vector<std::uint32_t> needs;  // of all models
   };
 
@@ -130,17 +144,20 @@ class Resources : public ResourceRoom {
     for (std::size_t i = kCores + 1; i < names_.size(); ++i) {
       if (names_[i].name == name && names_[i].device == device) return i;
     }
-    names_.push_back({std::string(name), device, false, {}});
+    names_.push_back({std::string(name), device, {}});
     rows_.emplace_back();
     return names_.size() - 1;
   }
-  void fit_most(std::size_t place) {
-    const auto& needs = names_[place].needs;
-    rows_[place].most = needs.empty() ? 0 : *std::max_element(needs.begin(), needs.end());
-    if (!names_[place].said) rows_[place].count = rows_[place].most;
+  void fit_count(std::size_t place) {
+    const Name& name = names_[place];
+    Row& row = rows_[place];
+    row.most = name.needs.empty() ? 0 : *std::max_element(name.needs.begin(), name.needs.end());
+    const ResourceNeed* said = limit(name.name, name.device);
+    row.count = said != nullptr ? said->count : row.most;
   }
 
-  std::vector<Name> names_{{"cores", kEverywhere, true, {}}};
+  std::vector<Name> names_{{"cores", kEverywhere, {}}};
+  std::vector<ResourceNeed> limits_;
 };
 
 }  // namespace headrace

@@ -53,6 +53,11 @@ Dispatcher::Entry* Scheduler::add(const std::string& name, const BatchingPolicy&
   return entry;
 }
 
+Status Scheduler::can_have(const Share& share) const {
+  MutexLock lock(mutex_);
+  return dispatcher_.can_have(share);
+}
+
 void Scheduler::set_resource(const std::string& name, int device, std::uint32_t count) {
   Lane* lane = nullptr;
   {
@@ -413,6 +418,9 @@ Scheduler::Report Scheduler::report(const Dispatcher::Entry* entry) const {
   report.log = Dispatcher::log(entry);
   report.refused_early = Dispatcher::refused_early(entry);
   report.lanes = dispatcher_.running_lanes(entry);
+  report.cores = dispatcher_.cores();
+  report.cores_used = dispatcher_.cores_used();
+  report.resources = dispatcher_.resources(entry);
   report.now = clock_.now();
   const CostModel* costs = static_cast<const Runnable*>(Dispatcher::model(entry))->costs;
   if (costs == nullptr) return report;

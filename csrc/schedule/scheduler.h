@@ -55,6 +55,8 @@ class Scheduler final : private Ledger {
   // A model joins. `runnable` stays valid until close_entry has returned, and its costs as long as the entry.
   Dispatcher::Entry* add(const std::string& name, const BatchingPolicy& policy, int max_lanes, const Runnable* runnable,
                          const Share& share = {});
+  // Refused: a batch would need more of a resource than there is.
+  Status can_have(const Share& share) const;
   // So many there are of what batches may need; Dispatcher says more.
   void set_cores(std::uint32_t count);
   void set_resource(const std::string& name, int device, std::uint32_t count);
@@ -106,7 +108,10 @@ class Scheduler final : private Ledger {
     std::vector<Curve> curves;  // last used first
     BatchLog log;
     std::uint64_t refused_early = 0;
-    int lanes = 0;  // that run it now
+    int lanes = 0;                 // that run it now
+    std::uint64_t cores = 0;       // of the process, for compute threads
+    std::uint64_t cores_used = 0;  // by batches of all models
+    std::vector<Resources::View> resources;
     Nanos now = 0;
   };
   Report report(const Dispatcher::Entry* entry) const;

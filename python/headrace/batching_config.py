@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from headrace import _proto
+from headrace.resources import MOST, WHOLE_SERVER, Resource
 
 if TYPE_CHECKING:
     from headrace.config import Config
@@ -59,6 +60,7 @@ def read_batching(reader: ConfigReader, message: Any, stated: int | None) -> "Ba
         "level_queues": {},
         "ragged_inputs": [tensor.name for tensor in message.input if tensor.allow_ragged_batch],
         "max_lanes": _max_lanes(reader, message),
+        "resources": _resources(reader, message),
     }
     if not message.HasField("dynamic_batching"):
         return options
@@ -146,3 +148,32 @@ def _max_lanes(reader: ConfigReader, message: Any) -> int:
             "instance_group.count", f"{count} is more than the server's {reader.config.lanes} lane(s) (--lanes)"
         )
     return count
+
+
+def _resources(reader: ConfigReader, message: Any) -> list[Resource]:
+    """What a batch needs while it runs, by the rate limiters of all groups: they share the model's lanes."""
+    needs: dict[tuple[str, bool], int] = {}
+    limiters = [group.rate_limiter for group in message.instance_group if group.HasField("rate_limiter")]
+    where = "instance_group.rate_limiter"
+    for limiter in limiters:
+        named: set[str] = set()
+        for resource in limiter.resources:
+            name = resource.name.lower()
+            is_global = getattr(resource, "global")
+            if not re.fullmatch(r"[^:\s]{1,256}", name):
+                raise reader.wrong(f"{where}.resources.name is '{resource.name}': give 1 to 256 characters, no ':'")
+            if not 1 <= resource.count <= MOST:
+                raise reader.wrong(f"{where}.resources '{name}': count is {resource.count}: it must be 1 to {MOST}")
+            if name in named or (name, not is_global) in needs:
+                raise reader.wrong(f"{where}.resources '{name}' stands there twice, or is global in one place only")
+            named.add(name)
+            needs[name, is_global] = max(needs.get((name, is_global), 0), resource.count)
+    if limiters and reader.config.rate_limit == "off":
+        reader.warn(where, "it has no effect without --rate-limit execution_count")
+        return []
+    if any(limiter != limiters[0] for limiter in limiters) or 0 < len(limiters) < len(message.instance_group):
+        reader.warn(where, "the groups' differ, and all of the model's lanes take the most that one asks")
+    return [
+        {"name": name, "device": WHOLE_SERVER if is_global else 0, "count": count}
+        for (name, is_global), count in needs.items()
+    ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_origin
 from headrace.errors import StartError
 from headrace.header_pattern import header_matcher
 from headrace.host import Host
+from headrace.resources import resource_limits
 from headrace.sizes import GIB, KIB, MIB, UNITS, memory_budgets
 from headrace.toml_file import read_toml
 
@@ -257,6 +258,18 @@ class Config:
         "off: no costs are learnt, and nothing is predicted. For measuring what learning is worth.",
         choices=("on", "off"),
     )
+    rate_limit: str = _option(
+        "Compute",
+        "off",
+        "execution_count: a batch waits for the resources that its model's rate_limiter names. off: they are ignored.",
+        choices=("execution_count", "off"),
+    )
+    rate_limit_resource: tuple[str, ...] = _option(
+        "Compute",
+        (),
+        "How much there is of a resource: NAME:COUNT, on each device, or NAME:COUNT:DEVICE. What is not said is as "
+        "much as the model that needs most of it.",
+    )
     device: str = _option(
         "Compute",
         "auto",
@@ -432,6 +445,12 @@ def _check_together(values: Mapping[str, Any], host: Host) -> None:
         memory_budgets(values["model_memory_budget"])
     except ValueError as error:
         raise ConfigError(f"model_memory_budget {error}.") from None
+    try:
+        limits = resource_limits(values["rate_limit_resource"])
+    except ValueError as error:
+        raise ConfigError(f"rate_limit_resource {error}.") from None
+    if limits and values["rate_limit"] == "off":
+        raise ConfigError("rate_limit_resource has no meaning without --rate-limit execution_count: add it.")
     for name in ("lanes", "compute_threads"):
         if values[name] > host.cores:
             raise ConfigError(

@@ -78,7 +78,16 @@ FIELDS: dict[str, Row] = {
     ),
     "instance_group.gpus": Row(_A, "the first one is used; more are warned of"),
     "instance_group.profile": Row(_W, _CPU),
-    "instance_group.rate_limiter": Row(_W, "lanes are shared fairly, and no resources are counted"),
+    "instance_group.rate_limiter": Row(_A, "with --rate-limit execution_count; else it is warned of"),
+    "instance_group.rate_limiter.resources": Row(
+        _A, "what a batch needs while it runs; where groups differ, the most that one asks"
+    ),
+    "instance_group.rate_limiter.resources.name": Row(_A, "in any case of letters; no two of a group"),
+    "instance_group.rate_limiter.resources.count": Row(
+        _A, "1 or more; more than --rate-limit-resource says there is are a fault of the load"
+    ),
+    "instance_group.rate_limiter.resources.global": Row(_A, "the server has it once, and not once for each device"),
+    "instance_group.rate_limiter.priority": Row(_W, "models share the lanes fairly"),
     "instance_group.passive": Row(_R, "a model that is loaded and never run would be of no use here"),
     "instance_group.secondary_devices": Row(_W, _CPU),
     "instance_group.host_policy": Row(_W, "lanes are not bound to parts of the host"),

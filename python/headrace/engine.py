@@ -37,6 +37,7 @@ from headrace.config import Config
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
 from headrace.schedule import BatchingOptions, LevelQueueOptions, Schedule
+from headrace.resources import resource_limits
 from headrace.sizes import memory_budgets
 from headrace.steps import Steps
 
@@ -176,6 +177,7 @@ class Engine:
                 load_threads=config.model_load_thread_count,
                 onnxruntime_library=self.onnxruntime_library,
                 learn=config.scheduler_learning == "on",
+                resources=resource_limits(config.rate_limit_resource),
             )
         except CoreError as error:
             raise StartError(error.message) from None

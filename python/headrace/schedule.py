@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from headrace.resources import Resource
+
 __all__ = [
     "Batches",
     "BatchingOptions",
     "ClosedBatch",
+    "CoreCounts",
     "CostCurve",
     "CostPoint",
     "LaneCounts",
     "LevelQueueOptions",
+    "ResourceCounts",
     "Schedule",
 ]
 
@@ -39,6 +43,7 @@ class BatchingOptions(TypedDict, total=False):
     default_timeout_ns: int  # of a request, from its last byte on; 0 is none
     allow_timeout_override: bool  # a request's own `timeout` may shorten it
     max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
+    resources: list[Resource]  # instance_group.rate_limiter: what a batch needs while it runs
     delay_late: bool  # past its timeout a request goes behind the others, and is not ended
     latency_objective_ns: int  # from a request's last byte to its answer; 0 is none
     priority_levels: int  # 0 is none
@@ -86,6 +91,20 @@ class LaneCounts(TypedDict):
     running: int
 
 
+class CoreCounts(TypedDict):
+    server: int
+    of_a_batch: int  # kept busy by one of the model
+    used: int  # by batches of all models
+
+
+class ResourceCounts(TypedDict):
+    name: str
+    device: int | None  # None: the server has it once
+    server: int
+    of_a_batch: int
+    used: int  # by batches of all models
+
+
 class Schedule(TypedDict):
     """What the scheduler has learnt of a model, and did."""
 
@@ -93,6 +112,8 @@ class Schedule(TypedDict):
     policy: dict[str, Any]
     lanes: LaneCounts
     compute_threads: int  # of one run
+    cores: CoreCounts
+    resources: list[ResourceCounts]  # that a batch needs
     cost_curves: list[CostCurve]  # used last first
     batches: Batches
     refused_by_prediction: int

@@ -315,6 +315,34 @@ TEST(ResourceRoomTest, WhatNobodySaysIsWhatTheNeediestNeeds) {
   EXPECT_EQ(resources.least_on_named(), 3) << "of those who need it now";
 }
 
+TEST(ResourceRoomTest, ALimitIsOfADeviceOrOfEach) {
+  Resources resources;
+  resources.set("r", kEverywhere, 4);
+  resources.set("r", 1, 2);
+  EXPECT_EQ(resources.view(resources.add({"r", 0, 1})).count, 4U);
+  EXPECT_EQ(resources.view(resources.add({"r", 1, 1})).count, 2U);
+  EXPECT_EQ(resources.view(resources.add({"r", kEverywhere, 1})).count, 4U);
+  resources.set("s", 0, 3);
+  EXPECT_EQ(resources.view(resources.add({"s", kEverywhere, 1})).count, 3U) << "its device is of no account";
+  EXPECT_EQ(resources.limit("s", 1), nullptr);
+  EXPECT_EQ(resources.limit("t", 0), nullptr);
+}
+
+TEST_F(ResourcesTest, WhatCanNeverBeHadIsRefusedWithItsLimit) {
+  Dispatcher dispatcher(1);
+  Share share;
+  share.needs.push_back({"r", 0, 3});
+  EXPECT_TRUE(dispatcher.can_have(share).ok()) << "nobody has said how much there is";
+  dispatcher.set_resource("r", kEverywhere, 2);
+  const Status status = dispatcher.can_have(share);
+  EXPECT_EQ(status.code(), Code::kFailedPrecondition);
+  EXPECT_EQ(status.message(),
+            "a batch needs 3 of the resource 'r' (count in config.pbtxt's instance_group.rate_limiter), and there are "
+            "2 on device 0 (--rate-limit-resource r:2): it could never run; lower the one or raise the other");
+  dispatcher.set_resource("r", 0, 3);
+  EXPECT_TRUE(dispatcher.can_have(share).ok());
+}
+
 TEST(ResourceRoomTest, AModelThatIsGoneNeedsNothing) {
   Resources resources;
   const auto small = resources.add({"r", 0, 2});

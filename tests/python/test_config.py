@@ -236,6 +236,13 @@ def test_control_modes_that_cannot_be() -> None:
         resolve({"load_model": ["m"]}, host=HOST)
 
 
+def test_resources_have_a_meaning_with_the_rate_limiter_only() -> None:
+    with pytest.raises(ConfigError, match="no meaning without --rate-limit execution_count: add it"):
+        resolve({"rate_limit_resource": ["r:1"]}, host=HOST)
+    with pytest.raises(ConfigError, match=r"rate_limit_resource has 'r': give NAME:COUNT"):
+        resolve({"rate_limit": "execution_count", "rate_limit_resource": ["r"]}, host=HOST)
+
+
 def test_memory_budgets_name_their_device() -> None:
     host = config.Host(cores=2, memory_bytes=8 * config.GIB)
     assert memory_budgets(resolve({}, host=host).model_memory_budget)["cpu"] == 6 * config.GIB

@@ -44,17 +44,18 @@ PYTHON = (
             "access_line",
             "sizes",
             "toml_file",
-            "schedule",
+            "resources",
             "_proto",
         ),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
         " | a connection's end | the access log's line | bytes as people write them | its file"
-        " | the scheduler, as it is shown | the wire's messages",
+        " | what rate limiters count | the wire's messages",
     ),
     Floor(
         1,
-        ("config", "config_fields", "reflection", "http_message"),
-        "the only defaults, and where each value came from | config.pbtxt's fields | reflection | HTTP's values",
+        ("config", "config_fields", "reflection", "http_message", "schedule"),
+        "the only defaults, and where each value came from | config.pbtxt's fields | reflection | HTTP's values"
+        " | the scheduler, as it is shown",
     ),
     Floor(
         2,
