@@ -245,8 +245,8 @@ class Engine:
     ) -> None:
         """`lanes` threads run batches, with compute threads for `cores` in all. Models get `model_memory` bytes, and
         load on `load_threads` threads; what does not fit sleeps until it is asked for. `onnxruntime_library`: its path,
-        "" if there is none (an ONNX model then cannot be loaded). `learn`: what runs cost is learnt and used. `resources`: so
-        many there are of what rate limiters name."""
+        "" if there is none (an ONNX model then cannot be loaded). `learn`: what runs cost is learnt and used.
+        `resources`: so many there are of what rate limiters name."""
     def backend_version(self, backend: str) -> str:
         """Raises CoreError when it cannot be opened."""
     def load(

@@ -36,8 +36,8 @@ from headrace.access_line import access_line
 from headrace.config import Config
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
-from headrace.schedule import BatchingOptions, LevelQueueOptions, Schedule
 from headrace.resources import resource_limits
+from headrace.schedule import BatchingOptions, LevelQueueOptions, Schedule
 from headrace.sizes import memory_budgets
 from headrace.steps import Steps
 

@@ -80,7 +80,7 @@ def test_what_can_never_be_had_is_a_fault_of_the_load(
     assert "a batch needs 3 of the resource 'camera'" in reason
     assert "there are 2 (--rate-limit-resource camera:2)" in reason
     assert "lower the one or raise the other" in reason
-    check_ends_clean(server)
+    assert server.stop() == 0
 
 
 def test_limiters_are_ignored_unless_they_are_asked_for(
@@ -90,7 +90,7 @@ def test_limiters_are_ignored_unless_they_are_asked_for(
     assert shown(server, "one")["resources"] == []
     with Peer(server.grpc) as peer:
         assert peer.ask(INFER, ask("one", 1)).code == 0
-    assert "it has no effect without --rate-limit execution_count" in server.log()
+    assert "it has no effect without --rate-limit execution_count" in server.output()
     check_ends_clean(server)
 
 
@@ -98,4 +98,4 @@ def page_of_models(server: ServerProcess) -> dict[str, tuple[str, str]]:
     """Model -> its state and the reason."""
     request = Request(f"http://{server.http}/v2/repository/index", data=b"{}", method="POST")
     with urlopen(request, timeout=30) as answer:
-        return {row["name"]: (row["state"], row["reason"]) for row in json.load(answer)}
+        return {row["name"]: (row["state"], row.get("reason", "")) for row in json.load(answer)}

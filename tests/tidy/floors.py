@@ -53,36 +53,36 @@ PYTHON = (
     ),
     Floor(
         1,
-        ("config", "config_fields", "reflection", "http_message", "schedule"),
-        "the only defaults, and where each value came from | config.pbtxt's fields | reflection | HTTP's values"
-        " | the scheduler, as it is shown",
+        ("option", "config_fields", "reflection", "http_message", "schedule"),
+        "one option of the server | config.pbtxt's fields | reflection | HTTP's values | the scheduler, as it is shown",
     ),
+    Floor(2, ("config",), "the only defaults, and where each value came from"),
     Floor(
-        2,
+        3,
         ("engine", "tracing", "metrics", "log_settings", "uploads", "grpc_web", "providers"),
         "the asyncio face of the core, the only importer of _core | traces and logs | files that callers brought"
         " | gRPC-Web's frames | on which device a model is to run",
     ),
-    Floor(3, ("batching_config",), "batching, queues and priorities of config.pbtxt"),
-    Floor(4, ("model_config",), "config.pbtxt, and what the model completes of it"),
+    Floor(4, ("batching_config",), "batching, queues and priorities of config.pbtxt"),
+    Floor(5, ("model_config",), "config.pbtxt, and what the model completes of it"),
     Floor(
-        5,
+        6,
         ("router", "layout", "labels", "warmup"),
         "names, versions, labels -> the catalog that the core resolves | what is on disk | classes | first runs",
     ),
-    Floor(6, ("repository", "rollout"), "what is on disk -> what is served"),
-    Floor(7, ("service",), "every operation, neutral of protocol"),
+    Floor(7, ("repository", "rollout"), "what is on disk -> what is served"),
+    Floor(8, ("service",), "every operation, neutral of protocol"),
     Floor(
-        8,
+        9,
         ("grpc_calls", "http_docs", "http_generate", "http_json"),
         "gRPC's messages <-> the service | the API page | flat JSON <-> inference | JSON of values",
     ),
-    Floor(9, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
-    Floor(10, ("http_reader",), "HTTP's requests as they arrive"),
-    Floor(11, ("http_protocol",), "HTTP's door"),
-    Floor(12, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
-    Floor(13, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(14, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(10, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
+    Floor(11, ("http_reader",), "HTTP's requests as they arrive"),
+    Floor(12, ("http_protocol",), "HTTP's door"),
+    Floor(13, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
+    Floor(14, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(15, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.
