@@ -56,6 +56,50 @@ py::object payload(HttpAnswer& answer) {
   return chunks;
 }
 
+Status failed(int code, const std::string& message) {
+  if (code < 1 || code > 16) throw py::value_error("code must be a gRPC status from 1 to 16");
+  return {static_cast<Code>(code), message};
+}
+
+py::object refusal(const Status& status) {
+  if (status.ok()) return py::none();
+  return py::make_tuple(static_cast<int>(status.code()), status.message());
+}
+
+py::object infer_stream(HttpHandle& self, std::uint32_t exchange, const py::bytes& body, wire::Metadata headers) {
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return py::none();
+  const std::span<const std::byte> bytes = as_span(body);
+  Status status;
+  {
+    py::gil_scoped_release release;  // it may be a large one
+    status = connection->infer_stream(exchange, bytes, std::move(headers));
+  }
+  return refusal(status);
+}
+
+// A list of bytes and memoryviews, and at the end of the answer how it ended.
+py::tuple take_pieces(HttpHandle& self, std::uint32_t exchange, std::size_t most) {
+  py::list chunks;
+  HttpConnection* connection = self.find();
+  if (connection == nullptr) return py::make_tuple(chunks, py::none());
+  std::vector<wire::OutMessage> pieces;
+  Status status;
+  const bool end = connection->take_pieces(exchange, most, pieces, status);
+  for (wire::OutMessage& piece : pieces) {
+    HttpAnswer answer;
+    answer.body = std::move(piece);
+    const py::object said = payload(answer);
+    if (py::isinstance<py::list>(said)) {
+      for (const py::handle each : said) chunks.append(each);
+    } else {
+      chunks.append(said);
+    }
+  }
+  if (!end) return py::make_tuple(chunks, py::none());
+  return py::make_tuple(chunks, py::make_tuple(static_cast<int>(status.code()), status.message()));
+}
+
 py::list answer_rows(std::span<HttpAnswer> answers) {
   py::list rows(answers.size());
   for (std::size_t i = 0; i < answers.size(); ++i) {
@@ -78,11 +122,6 @@ wire::Encoding encoding_of(int number) {
     throw py::value_error("an encoding is 0 (none), 1 (gzip) or 2 (deflate)");
   }
   return static_cast<wire::Encoding>(number);
-}
-
-py::object refusal(const Status& status) {
-  if (status.ok()) return py::none();
-  return py::make_tuple(static_cast<int>(status.code()), status.message());
 }
 
 HttpConnection::Received receive(const HttpHandle& self, HttpConnection& connection, std::size_t size,
@@ -264,12 +303,20 @@ void bind_http_connection(py::module_& module) {
            })
       .def("infer", &infer, py::pos_only())
       .def("take_answers", &take_answers)
+      .def("infer_stream", &infer_stream, py::pos_only())
+      .def("take_pieces", &take_pieces, py::pos_only())
+      .def(
+          "cancel_stream",
+          [](HttpHandle& self, std::uint32_t exchange, int code, const std::string& message) {
+            HttpConnection* connection = self.find();
+            return connection == nullptr ? 0U : connection->cancel_stream(exchange, failed(code, message));
+          },
+          py::pos_only())
       .def(
           "abort_calls",
           [](HttpHandle& self, int code, const std::string& message) {
-            if (code < 1 || code > 16) throw py::value_error("code must be a gRPC status from 1 to 16");
             HttpConnection* connection = self.find();
-            return connection == nullptr ? 0U : connection->abort_calls({static_cast<Code>(code), message});
+            return connection == nullptr ? 0U : connection->abort_calls(failed(code, message));
           },
           py::pos_only())
       .def("lost",

@@ -10,7 +10,7 @@
 namespace headrace {
 
 Connection::Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
-    : Endpoint(loop, id, token, std::move(peer)),
+    : StreamEndpoint(loop, id, token, std::move(peer)),
       codec_(loop.options().grpc, loop.engine().pool(), loop.engine().budget(), *this, now_) {}
 
 Connection::~Connection() { loop_.unread_ -= unread_.size(); }
@@ -231,14 +231,6 @@ void Connection::abandon(wire::Call& call) {
   }
 }
 
-Status Connection::decode(const wire::Call& call, const wire::Message& message) {
-  Status status = loop_.decoder_.decode(message, loop_.options().infer);
-  HeaderForward& headers = loop_.grpc_headers_;
-  if (!headers.on() || !status.ok()) return status;
-  status = headers.choose(call.metadata, loop_.step_number_);
-  return status.ok() ? loop_.decoder_.add_parameters(headers.chosen(), loop_.options().infer) : status;
-}
-
 void Connection::infer(wire::Call& call, wire::Message message) {
   RequestDecoder& decoder = loop_.decoder_;
   if (Status status = decode(call, message); !status.ok()) {
@@ -272,34 +264,6 @@ void Connection::run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold,
   call.user = ticket;
   set_stage(call, Stage::kInferRunning);
   loop_.stage(ticket, hold, model);
-}
-
-std::unique_ptr<DecodeJob> Connection::make_job(const wire::Call& call, wire::Message message, bool is_infer) {
-  auto job = std::make_unique<DecodeJob>();
-  job->endpoint_id = id_;
-  job->call_id = call.stream_id;
-  job->request_bytes = message.bytes.size();
-  job->message = std::move(message);
-  job->infer = is_infer;
-  if (is_infer && loop_.grpc_headers_.on()) {
-    job->status = loop_.grpc_headers_.choose(call.metadata, loop_.step_number_);
-    job->headers = loop_.grpc_headers_.chosen();
-  }
-  job->engine = &loop_.engine();
-  job->options = &loop_.options();
-  job->hold = &loop_.catalog();
-  return job;
-}
-
-bool Connection::submit_job(std::unique_ptr<DecodeJob>& job) {
-  if (!loop_.submit_job(job.get())) return false;
-  ++job->hold->tickets;
-  job.release();  // the ring brings it back
-  return true;
-}
-
-Status Connection::too_many_jobs() {
-  return resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later");
 }
 
 void Connection::start_job(wire::Call& call, wire::Message message, bool is_infer) {

@@ -14,20 +14,11 @@
 #include "front/infer_stream.h"
 #include "front/loop.h"
 #include "front/owner_streams.h"
+#include "front/stream_endpoint.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
 
 namespace headrace {
-
-// What the access log can say of a request that became no ticket. Views, good for the step.
-struct Asked {
-  std::string_view model;
-  std::string_view version;
-  std::string_view request_id;
-  std::size_t bytes = 0;
-};
-
-inline constexpr char kModelStreamInferPath[] = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 // Something for the owner to answer: a unary call with its message; or of a call of many messages its start, one of
 // them, or that the client has sent its last.
@@ -40,9 +31,7 @@ struct OwnerCall {
   wire::Message message;
 };
 
-struct DecodeJob;
-
-class Connection final : public Endpoint, private wire::CallHandler {
+class Connection final : public StreamEndpoint, private wire::CallHandler {
  public:
   Connection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer);
   ~Connection() override;
@@ -70,10 +59,9 @@ class Connection final : public Endpoint, private wire::CallHandler {
   std::vector<std::int32_t> take_cancelled();
 
   std::size_t open_calls() const { return codec_.open_calls(); }
-  std::size_t output_waiting() const { return codec_.output_waiting(); }
+  std::size_t output_waiting() const override { return codec_.output_waiting(); }
 
  private:
-  friend class InferStream;
   enum class Stage : std::uint64_t {
     kInferWaiting,
     kInferJob,
@@ -98,17 +86,9 @@ class Connection final : public Endpoint, private wire::CallHandler {
   static Stage stage(const wire::Call& call) { return static_cast<Stage>(call.user_id); }
   static void set_stage(wire::Call& call, Stage stage) { call.user_id = static_cast<std::uint64_t>(stage); }
   static InferStream& stream(const wire::Call& call) { return *static_cast<InferStream*>(call.user); }
-  // Into the loop's decoder, with the parameters that the call's headers are.
-  Status decode(const wire::Call& call, const wire::Message& message);
   void infer(wire::Call& call, wire::Message message);
-  std::unique_ptr<DecodeJob> make_job(const wire::Call& call, wire::Message message, bool infer);
-  bool submit_job(std::unique_ptr<DecodeJob>& job);  // false: the worker has too many already
-  static Status too_many_jobs();
   void start_job(wire::Call& call, wire::Message message, bool infer);
   void run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model, std::size_t request_bytes);
-  static Asked asked(const wire::InferRequest& request, std::size_t bytes) {
-    return {request.model_name, request.model_version, request.id, bytes};
-  }
   void refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked = {});
   void finish_ticket(Ticket& ticket) override;
   void finish_job(LoopJob& finished) override;
@@ -121,22 +101,21 @@ class Connection final : public Endpoint, private wire::CallHandler {
   void read_on();
   // The end of a step of this connection alone: what it has staged is submitted, its timer set. Returns bits().
   unsigned settle();
-  void ask_again() { loop_.ask_again(*this); }
   void hand_to_owner(wire::Call& call, wire::Message message);
-  // What the ticket answers: views into it, and into the loop's scratch.
-  wire::InferResponse response_of(const Ticket& ticket);
   void pump_stream(wire::Call& call);
   wire::Call* owner_call(std::int32_t call_id);
   void respond(wire::Call& call, Ticket& ticket);
-  // One answer of a stream, into the loop's `out_`. `final`: none follows for its request.
-  void encode_stream_answer(const Ticket& ticket, bool final);
-  void encode_stream_error(const Status& status, wire::InferResponse response);
-  void end_stream(wire::Call& call, const Status& status);
   // The call's ticket or task goes its way; what comes back of it finds nobody.
   void abandon(wire::Call& call);
-  // `answered`: as in AccessEntry.
-  void log(const wire::Call& call, Nanos received, Code code, const Ticket* ticket, std::size_t request_bytes,
-           std::size_t response_bytes, bool answered = true, const Asked* asked = nullptr);
+  // Of a stream's call: the codec's.
+  void send(wire::Call& call, wire::OutMessage& message) override { codec_.send(call, message); }
+  void release_bytes(wire::Call& call, std::size_t bytes) override { codec_.release_bytes(call, bytes); }
+  void pause_messages(wire::Call& call) override { codec_.pause_messages(call); }
+  bool resume_messages(wire::Call& call) override { return codec_.resume_messages(call, now_); }
+  std::size_t output_waiting(const wire::Call& call) const override { return codec_.output_waiting(call); }
+  std::size_t hold_slot(wire::Call& call) override { return codec_.hold_slot(call); }
+  void release_slot(std::size_t held) override { codec_.release_slot(held); }
+  void end_stream(wire::Call& call, const Status& status) override;
 
   bool paused_ = false;
   bool ended_ = false;             // the peer, behind what is unread

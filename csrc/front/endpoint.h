@@ -18,6 +18,7 @@ class Loop;
 // Work that a worker does for an endpoint. `hold` stays in use for as long as it is out.
 struct LoopJob : Job {
   std::uint64_t endpoint_id = 0;
+  bool streamed = false;  // a DecodeJob for a message of a stream
   CatalogHold* hold = nullptr;
 };
 

@@ -3,14 +3,19 @@
 #include <algorithm>
 #include <utility>
 
+#include "front/decode_job.h"
+
 namespace headrace {
 
 HttpConnection::HttpConnection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer)
-    : Endpoint(loop, id, token, std::move(peer)),
+    : StreamEndpoint(loop, id, token, std::move(peer)),
       context_{loop.engine().pool(), loop.engine().budget(), loop.options().grpc.max_message_bytes,
                loop.options().grpc.max_inflight_bytes} {}
 
 HttpConnection::~HttpConnection() {
+  for (const auto& stream : streams_) {
+    if (!stream->pieces.finished()) cancel_stream(*stream, {Code::kCancelled, "the caller closed the connection"});
+  }
   for (Exchange& exchange : exchanges_) end_ticket(exchange, {Code::kCancelled, "the caller closed the connection"});
   intake_.reset(context_);
 }
@@ -257,6 +262,10 @@ void HttpConnection::run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold&
 }
 
 void HttpConnection::finish_ticket(Ticket& ticket) {
+  if (ticket.cookie_message != nullptr) {
+    static_cast<StreamMessage*>(ticket.cookie_message)->stream->finish_ticket(ticket);
+    return;
+  }
   Exchange* exchange = find(static_cast<std::uint32_t>(ticket.cookie_call));
   if (exchange == nullptr || exchange->ticket != &ticket) return;
   exchange->ticket = nullptr;
@@ -313,6 +322,11 @@ void HttpConnection::respond(Exchange& exchange, Ticket& ticket) {
 }
 
 void HttpConnection::finish_job(LoopJob& finished) {
+  if (finished.streamed) {
+    auto& job = static_cast<DecodeJob&>(finished);
+    job.stream_message->stream->finish_job(job, *job.stream_message);
+    return;
+  }
   auto& job = static_cast<HttpJob&>(finished);
   Exchange* exchange = find(job.exchange);
   if (exchange == nullptr) return;
@@ -369,6 +383,9 @@ std::vector<HttpAnswer> HttpConnection::take_answers() { return std::exchange(an
 unsigned HttpConnection::abort_calls(const Status& status) {
   const Loop::Step step(loop_);
   loop_.flush();
+  for (const auto& stream : streams_) {
+    if (!stream->pieces.finished()) cancel_stream(*stream, status);
+  }
   while (!exchanges_.empty()) {
     end_ticket(exchanges_.back(), status);
     HttpAnswer ended;

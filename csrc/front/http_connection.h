@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,8 @@
 #include "front/http_decoder.h"
 #include "front/http_job.h"
 #include "front/loop.h"
+#include "front/stream_endpoint.h"
+#include "front/web_stream.h"
 #include "wire/body_intake.h"
 #include "wire/http_head.h"
 
@@ -32,7 +35,7 @@ struct HttpInfer {
   wire::Metadata request_headers;  // infer() keeps those that become parameters
 };
 
-class HttpConnection final : public Endpoint {
+class HttpConnection final : public StreamEndpoint {
  public:
   HttpConnection(Loop& loop, std::uint64_t id, std::uint64_t token, std::string peer);
   ~HttpConnection() override;
@@ -61,10 +64,21 @@ class HttpConnection final : public Endpoint {
   // The same with a body that is whole at first sight; the one that is being read is left alone.
   unsigned infer(HttpInfer asked, std::span<const std::byte> body);
   std::vector<HttpAnswer> take_answers();
+
+  // A ModelStreamInfer whose requests are the frames of `body`, numbered as exchanges are; its headers may become
+  // parameters of each. A refusal: there is no room for the body. Answers come from take_pieces(), by number.
+  Status infer_stream(std::uint32_t exchange, std::span<const std::byte> body, wire::Metadata headers);
+  // Frames of answers, about `most` bytes of them; true when that was all, with how it ended. bits() say when there is
+  // something. To be called only when they can be sent: what waits is held against the stream.
+  bool take_pieces(std::uint32_t exchange, std::size_t most, std::vector<wire::OutMessage>& pieces, Status& status);
+  // Cancels what is open of a stream; it ends with `status`, behind the answers that are there.
+  unsigned cancel_stream(std::uint32_t exchange, const Status& status);
+
   // Answers every open exchange with this status.
   unsigned abort_calls(const Status& status);
-  unsigned bits() const override { return answers_.empty() ? 0U : static_cast<unsigned>(kHasOutput); }
-  std::size_t open_calls() const { return exchanges_.size(); }
+  unsigned bits() const override { return answers_.empty() && !streams_have_news() ? 0U : unsigned{kHasOutput}; }
+  std::size_t output_waiting() const override;  // of streams
+  std::size_t open_calls() const { return exchanges_.size() + streams_.size(); }
 
  private:
   struct Exchange {
@@ -81,6 +95,24 @@ class HttpConnection final : public Endpoint {
   void finish_job(LoopJob& finished) override;
   Nanos next_timeout() const override { return kNever; }
   void on_timer(Nanos /*now*/) override {}
+  void next_step() override;
+  void end_step() override;
+
+  // Streams: http_streams.cc.
+  static WebStream& web(const wire::Call& call) { return *static_cast<WebStream*>(call.user); }
+  WebStream* find_stream(std::uint32_t exchange);
+  bool streams_have_news() const;
+  bool read_stream(WebStream& web);  // false: it has more than a step should read
+  void leave_body(WebStream& web);
+  void cancel_stream(WebStream& web, const Status& status);
+  void send(wire::Call& call, wire::OutMessage& message) override;
+  void release_bytes(wire::Call& /*call*/, std::size_t bytes) override { context_.inflight_bytes -= bytes; }
+  void pause_messages(wire::Call& call) override { web(call).paused = true; }
+  bool resume_messages(wire::Call& call) override;
+  std::size_t output_waiting(const wire::Call& call) const override { return web(call).pieces.waiting(); }
+  std::size_t hold_slot(wire::Call& /*call*/) override { return 0; }  // a connection has no more streams than requests
+  void release_slot(std::size_t /*held*/) override {}
+  void end_stream(wire::Call& call, const Status& status) override;
 
   Exchange* find(std::uint32_t exchange);
   // Leaves the request's headers that become parameters.
@@ -101,12 +133,14 @@ class HttpConnection final : public Endpoint {
   void answer(Exchange& exchange, HttpAnswer answer);
   // What the access log says of it so far; with a ticket that is back (`answered`) or still out.
   AccessEntry entry(const Exchange& exchange, Code code, const Ticket* ticket, bool answered) const;
+  using StreamEndpoint::log;
   void log(AccessEntry entry);
 
   wire::IntakeContext context_;
   wire::BodyIntake intake_;
   std::vector<Exchange> exchanges_;
   std::vector<HttpAnswer> answers_;
+  std::vector<std::unique_ptr<WebStream>> streams_;
   static constexpr std::size_t kMostKnownBytes = 1024;
   std::string known_;            // the last plain head; "": none, or a long one
   wire::PlainInfer known_head_;  // what it says, in views of it

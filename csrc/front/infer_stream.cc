@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "front/connection.h"
 #include "front/decode_job.h"
+#include "front/stream_endpoint.h"
 
 namespace headrace {
 
@@ -37,8 +37,8 @@ void InferStream::leave(StreamMessage& message) {
 
 void InferStream::on_message(wire::Message message) {
   StreamMessage& place = enter(message.bytes.size());
-  const std::size_t waiting = connection_.codec_.output_waiting();
-  const std::size_t limit = connection_.loop().options().grpc.max_output_bytes;
+  const std::size_t waiting = endpoint_.output_waiting();
+  const std::size_t limit = endpoint_.loop().options().grpc.max_output_bytes;
   if (waiting > limit) {
     refuse(place, wire::output_refusal(waiting, limit), nullptr, {});
   } else if (message.encoding != wire::Encoding::kIdentity) {
@@ -50,10 +50,10 @@ void InferStream::on_message(wire::Message message) {
 }
 
 void InferStream::decode(StreamMessage& place, wire::Message message) {
-  Loop& loop = connection_.loop();
+  Loop& loop = endpoint_.loop();
   RequestDecoder& decoder = loop.decoder_;
-  if (Status status = connection_.decode(*call_, message); !status.ok()) {
-    refuse(place, status, nullptr, Connection::asked(decoder.request(), place.request_bytes));
+  if (Status status = endpoint_.decode(*call_, message); !status.ok()) {
+    refuse(place, status, nullptr, StreamEndpoint::asked(decoder.request(), place.request_bytes));
     return;
   }
   if (!loop.work_.take(decoder.request())) {
@@ -68,61 +68,62 @@ void InferStream::decode(StreamMessage& place, wire::Message message) {
     run(place, ticket, hold, *model);
   } else {
     loop.recycle(ticket);
-    refuse(place, status, model, Connection::asked(decoder.request(), place.request_bytes));
+    refuse(place, status, model, StreamEndpoint::asked(decoder.request(), place.request_bytes));
   }
 }
 
 void InferStream::start_job(StreamMessage& place, wire::Message message) {
-  auto job = connection_.make_job(*call_, std::move(message), true);
+  auto job = endpoint_.make_job(*call_, std::move(message), true);
   job->stream_message = &place;
-  if (connection_.submit_job(job)) {
+  job->streamed = true;
+  if (endpoint_.submit_job(job)) {
     job_out_ = true;
   } else {
-    refuse(place, Connection::too_many_jobs(), nullptr, {});
+    refuse(place, StreamEndpoint::too_many_jobs(), nullptr, {});
   }
 }
 
 void InferStream::run(StreamMessage& place, Ticket* ticket, CatalogHold& hold, Model& model) {
   order_.enter(place, model.policy.preserve_ordering || ticket->in_sequence || ticket->id.empty());
   place.ticket = ticket;
-  ticket->cookie_slot = connection_.id();
+  ticket->cookie_slot = endpoint_.id();
   ticket->cookie_message = &place;
   ticket->cookie_bytes = place.request_bytes;
-  ticket->start(connection_.now_, kNever);  // the call's own deadline is the codec's
-  connection_.loop().stage(ticket, hold, model);
+  ticket->start(endpoint_.now_, kNever);  // the call's own deadline is the codec's
+  endpoint_.loop().stage(ticket, hold, model);
 }
 
 void InferStream::refuse(StreamMessage& place, const Status& status, Model* model, const Asked& asked) {
-  const Nanos took = connection_.loop().engine().clock().now() - connection_.now_;
+  const Nanos took = endpoint_.loop().engine().clock().now() - endpoint_.now_;
   if (model != nullptr) model->counters.unserved(status.code(), false, took);
-  connection_.log(*call_, connection_.now_, status.code(), nullptr, asked.bytes, 0, true, &asked);
+  endpoint_.log(*call_, endpoint_.now_, status.code(), nullptr, asked.bytes, 0, true, &asked);
   order_.enter(place, asked.request_id.empty() || (model != nullptr && model->policy.preserve_ordering));
-  connection_.codec_.release_bytes(*call_, place.request_bytes);
+  endpoint_.release_bytes(*call_, place.request_bytes);
   wire::InferResponse response;
   response.model_name = asked.model;
   response.model_version = asked.version;
   response.id = asked.request_id;
-  connection_.encode_stream_error(status, response);
+  endpoint_.encode_stream_error(status, response);
   answer(place, true);
 }
 
 // ---- answers
 
 void InferStream::answer(StreamMessage& place, bool final) {
-  wire::OutMessage& out = connection_.loop().out_;
+  wire::OutMessage& out = endpoint_.loop().out_;
   largest_answer_ = std::exchange(answered_, true) ? std::max(largest_answer_, out.size()) : out.size();
   if (!order_.has_turn(place)) {
     order_.keep(place, out, final);
     return;
   }
-  connection_.codec_.send(*call_, out);
+  endpoint_.send(*call_, out);
   if (!final) return;
   AnswerOrder::Place* next = order_.leave(place);
   leave(place);
   while (next != nullptr) {
     auto& turn = static_cast<StreamMessage&>(*next);
     std::vector<wire::OutMessage> kept = order_.take_kept(turn);
-    for (wire::OutMessage& each : kept) connection_.codec_.send(*call_, each);
+    for (wire::OutMessage& each : kept) endpoint_.send(*call_, each);
     if (!turn.final_kept) return;
     next = order_.leave(turn);
     leave(turn);
@@ -136,10 +137,10 @@ void InferStream::finish_ticket(Ticket& ticket) {
     leave_dead(place);
     return;
   }
-  connection_.codec_.release_bytes(*call_, place.request_bytes);
-  connection_.encode_stream_answer(ticket, true);
-  connection_.log(*call_, ticket.time.received, ticket.status.code(), &ticket, ticket.cookie_bytes,
-                  connection_.loop().out_.size());
+  endpoint_.release_bytes(*call_, place.request_bytes);
+  endpoint_.encode_stream_answer(ticket, true);
+  endpoint_.log(*call_, ticket.time.received, ticket.status.code(), &ticket, ticket.cookie_bytes,
+                endpoint_.loop().out_.size());
   answer(place, true);
   finish_if_done();
   go_on();
@@ -151,7 +152,7 @@ void InferStream::finish_job(DecodeJob& job, StreamMessage& place) {
     leave_dead(place);
     return;
   }
-  connection_.now_ = connection_.loop().engine().clock().now();
+  endpoint_.now_ = endpoint_.loop().engine().clock().now();
   if (!job.ran) {
     refuse(place, {Code::kUnavailable, "the server is shutting down"}, nullptr, {});
   } else if (!job.status.ok()) {
@@ -174,20 +175,20 @@ void InferStream::close(const Status& status) {
   if (call_ == nullptr || closing_) return;
   closing_ = true;
   closing_status_ = status;
-  if (!ended_ && !std::exchange(paused_, true)) connection_.codec_.pause_messages(*call_);
+  if (!ended_ && !std::exchange(paused_, true)) endpoint_.pause_messages(*call_);
   finish_if_done();
 }
 
 void InferStream::finish_if_done() {
   if (call_ == nullptr || !in_flight_.empty() || !(ended_ || closing_)) return;
   wire::Call& call = *std::exchange(call_, nullptr);
-  connection_.end_stream(call, ended_ ? Status() : closing_status_);
+  endpoint_.end_stream(call, ended_ ? Status() : closing_status_);
 }
 
 void InferStream::on_cancelled(Code reason) {
   if (call_ == nullptr) return;
   wire::Call& call = *std::exchange(call_, nullptr);
-  connection_.loop().flush();  // some may have come in the very read that cancels them
+  endpoint_.loop().flush();  // some may have come in the very read that cancels them
   // Those that wait for nothing but their turn go now; backwards, because the last takes the place of one that leaves.
   for (std::size_t i = in_flight_.size(); i > 0; --i) {
     StreamMessage& place = *in_flight_[i - 1];
@@ -197,49 +198,49 @@ void InferStream::on_cancelled(Code reason) {
   order_ = AnswerOrder();
   if (in_flight_.empty()) return;
   // The stream's place stays taken until all has come back, or a client could pile up work by cancelling.
-  held_ = connection_.codec_.hold_slot(call);
+  held_ = endpoint_.hold_slot(call);
   slot_held_ = true;
   // The newest first: were it the oldest, a lane would start the next in line, only to be told to stop.
   std::vector<StreamMessage*> newest = in_flight_;
   std::ranges::sort(newest, [](const auto* a, const auto* b) { return a->number > b->number; });
   for (const StreamMessage* place : newest) {
     if (place->ticket == nullptr) continue;
-    connection_.log(call, place->ticket->time.received, reason, place->ticket, place->request_bytes, 0, false);
-    connection_.loop().engine().cancel(place->ticket, {Code::kCancelled, "the caller cancelled the call"});
+    endpoint_.log(call, place->ticket->time.received, reason, place->ticket, place->request_bytes, 0, false);
+    endpoint_.loop().engine().cancel(place->ticket, {Code::kCancelled, "the caller cancelled the call"});
   }
 }
 
 void InferStream::leave_dead(StreamMessage& place) {
   leave(place);
-  if (in_flight_.empty() && std::exchange(slot_held_, false)) connection_.codec_.release_slot(held_);
+  if (in_flight_.empty() && std::exchange(slot_held_, false)) endpoint_.release_slot(held_);
 }
 
 // ---- bounds
 
 std::size_t InferStream::output_expected() const {
-  return connection_.codec_.output_waiting(*call_) + order_.kept_bytes() + in_flight_.size() * largest_answer_;
+  return endpoint_.output_waiting(*call_) + order_.kept_bytes() + in_flight_.size() * largest_answer_;
 }
 
 // At `part` of 2 halves of a bound.
 bool InferStream::at_bound(std::size_t part) const {
-  const std::size_t share = connection_.loop().options().grpc.max_output_bytes / kOutputShare;
+  const std::size_t share = endpoint_.loop().options().grpc.max_output_bytes / kOutputShare;
   return in_flight_.size() >= part * kMaxInFlight / 2 || output_expected() > part * share / 2;
 }
 
 void InferStream::pause_if_full() {
   if (call_ == nullptr || paused_ || !(job_out_ || closing_ || at_bound(2))) return;
   paused_ = true;
-  connection_.codec_.pause_messages(*call_);
+  endpoint_.pause_messages(*call_);
 }
 
 void InferStream::go_on() {
   if (call_ == nullptr || !paused_ || job_out_ || closing_ || next_step_ || at_bound(1)) return;
   paused_ = false;
-  connection_.now_ = connection_.loop().engine().clock().now();
-  if (connection_.codec_.resume_messages(*call_, connection_.now_)) return;
+  endpoint_.now_ = endpoint_.loop().engine().clock().now();
+  if (endpoint_.resume_messages(*call_)) return;
   paused_ = next_step_ = true;
-  connection_.codec_.pause_messages(*call_);
-  connection_.ask_again();
+  endpoint_.pause_messages(*call_);
+  endpoint_.ask_again();
 }
 
 void InferStream::next_step() {

@@ -1,5 +1,5 @@
 // One ModelStreamInfer call: many requests in flight, each answered with one message (or more, where a model answers
-// more than once), errors included, so that a bad request does not end the stream. Owned by its connection, and there
+// more than once), errors included, so that a bad request does not end the stream. Owned by its endpoint, and there
 // until the last of its tickets and jobs has come back.
 //
 // Answers go out as they are ready. Those of a model that preserves ordering, of a sequence, and of requests without an
@@ -21,7 +21,7 @@
 
 namespace headrace {
 
-class Connection;
+class StreamEndpoint;
 class InferStream;
 struct Asked;
 struct CatalogHold;
@@ -41,7 +41,7 @@ class InferStream {
   static constexpr std::size_t kMaxInFlight = 256;
   static constexpr std::size_t kOutputShare = 4;  // of --max-output-bytes, a stream may have one part in so many
 
-  InferStream(Connection& connection, wire::Call& call) : connection_(connection), call_(&call) {}
+  InferStream(StreamEndpoint& endpoint, wire::Call& call) : endpoint_(endpoint), call_(&call) {}
   InferStream(const InferStream&) = delete;
   InferStream& operator=(const InferStream&) = delete;
 
@@ -57,7 +57,7 @@ class InferStream {
   // What the last step left unread.
   void next_step();
 
-  // The call has ended and nothing of it is out: the connection lets go of it.
+  // The call has ended and nothing of it is out: the endpoint lets go of it.
   bool over() const { return call_ == nullptr && in_flight_.empty(); }
 
  private:
@@ -75,7 +75,7 @@ class InferStream {
   std::size_t output_expected() const;
   bool at_bound(std::size_t part) const;
 
-  Connection& connection_;
+  StreamEndpoint& endpoint_;
   wire::Call* call_;  // null: it has ended
   AnswerOrder order_;
   std::vector<StreamMessage*> in_flight_;

@@ -141,6 +141,7 @@ class Loop {
 
  private:
   friend class Connection;
+  friend class StreamEndpoint;
   friend class InferStream;
   friend class HttpConnection;
 

@@ -23,13 +23,7 @@ Result<std::span<const std::byte>> read_web_message(std::span<const std::byte> b
     return invalid_argument("the body has " + std::to_string(body.size()) +
                             " bytes: a gRPC-Web message begins with a frame of 5");
   }
-  const auto flag = std::to_integer<unsigned>(body[0]);
-  if ((flag & kCompressed) != 0) {
-    return Status(Code::kUnimplemented, "the message is compressed: send it as it is, or with Content-Encoding");
-  }
-  if (flag != 0) {
-    return invalid_argument("the first frame's flag is " + std::to_string(flag) + ", not that of a message");
-  }
+  if (Status status = check_web_flag(body[0]); !status.ok()) return status;
   std::size_t size = 0;
   for (std::size_t i = 1; i < kFrame; ++i) size = size << 8 | std::to_integer<std::size_t>(body[i]);
   if (body.size() - kFrame != size) {
@@ -39,11 +33,24 @@ Result<std::span<const std::byte>> read_web_message(std::span<const std::byte> b
   return body.subspan(kFrame);
 }
 
-void frame_web_response(OutMessage& message) {
+Status check_web_flag(std::byte first) {
+  const auto flag = std::to_integer<unsigned>(first);
+  if ((flag & kCompressed) != 0) {
+    return {Code::kUnimplemented, "the message is compressed: send it as it is, or with Content-Encoding"};
+  }
+  if (flag == 0) return {};
+  return invalid_argument("the first frame's flag is " + std::to_string(flag) + ", not that of a message");
+}
+
+void frame_web_message(OutMessage& message) {
   std::string head;
   append_frame(head, '\0', message.size());
   message.own.insert(0, head);
   for (OutMessage::View& view : message.views) view.offset += kFrame;
+}
+
+void frame_web_response(OutMessage& message) {
+  frame_web_message(message);
   append_frame(message.own, kTrailers, kSuccess.size());
   message.own += kSuccess;
 }

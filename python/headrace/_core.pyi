@@ -470,6 +470,16 @@ class HttpConnection:
         are "" then), 4 the same without a head. `request_headers`: those that may become
         parameters. HAS_OUTPUT when `take_answers` has something."""
     def take_answers(self) -> list[HttpAnswer]: ...
+    def infer_stream(
+        self, exchange: int, body: bytes, request_headers: Sequence[tuple[bytes, bytes]], /
+    ) -> tuple[int, str] | None:
+        """A ModelStreamInfer whose requests are the gRPC-Web frames of `body`. (code, message): there is no room for
+        it. Its answers come from `take_pieces`."""
+    def take_pieces(self, exchange: int, most: int, /) -> tuple[list[bytes | memoryview], tuple[int, str] | None]:
+        """What is ready of an answer in pieces, about `most` bytes, to be called only when they can be sent; and, once,
+        behind the last of it, (code, message) of how it ended. HAS_OUTPUT says when there is something."""
+    def cancel_stream(self, exchange: int, code: int, message: str, /) -> int:
+        """Cancels what is open of a stream, which ends with this status."""
     def abort_calls(self, code: int, message: str, /) -> int:
         """Answers every open exchange with this status (drain time is over)."""
     def lost(self) -> None:

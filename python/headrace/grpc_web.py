@@ -13,7 +13,20 @@ from urllib.parse import quote
 from headrace.errors import InvalidArgument, Unimplemented
 from headrace.http_message import Response
 
-__all__ = ["WebForm", "answer", "failure", "finished", "frames", "from_text", "message_of", "web_form"]
+__all__ = [
+    "WebForm",
+    "answer",
+    "failure",
+    "finished",
+    "frame",
+    "frames",
+    "from_text",
+    "message_of",
+    "messages_of",
+    "to_text",
+    "trailers",
+    "web_form",
+]
 
 _FRAME = struct.Struct(">BI")
 _COMPRESSED, _TRAILERS = 0x01, 0x80
@@ -56,6 +69,16 @@ def message_of(body: bytes) -> bytes:
     return body[_FRAME.size :]
 
 
+def messages_of(body: bytes) -> list[bytes]:
+    """The messages of a request that may have many. Errors as message_of's."""
+    messages = []
+    while body:
+        end = _FRAME.size + (_FRAME.unpack_from(body)[1] if len(body) >= _FRAME.size else 0)
+        messages.append(message_of(body[:end]))
+        body = body[end:]
+    return messages
+
+
 def from_text(body: bytes) -> bytes:
     """The frames of a body in the text form. InvalidArgument: it is not base64."""
     # Several pieces may each have been padded.
@@ -68,12 +91,23 @@ def from_text(body: bytes) -> bytes:
     return b"".join(decoded)
 
 
+def to_text(data: bytes) -> bytes:
+    """The same in the text form, padded at its end."""
+    return base64.b64encode(data)
+
+
+def frame(message: bytes) -> bytes:
+    """A message in its frame."""
+    return _FRAME.pack(0, len(message)) + message
+
+
 def frames(message: bytes) -> bytes:
     """A message and the trailers of success."""
-    return _FRAME.pack(0, len(message)) + message + _trailers(0, "")
+    return frame(message) + trailers(0, "")
 
 
-def _trailers(code: int, text: str) -> bytes:
+def trailers(code: int, text: str) -> bytes:
+    """The last frame of an answer."""
     lines = f"grpc-status:{code}\r\n" + (f"grpc-message:{quote(text, safe=_PLAIN)}\r\n" if text else "")
     encoded = lines.encode("ascii")
     return _FRAME.pack(_TRAILERS, len(encoded)) + encoded
@@ -81,12 +115,12 @@ def _trailers(code: int, text: str) -> bytes:
 
 def answer(body: bytes, form: WebForm) -> Response:
     """The answer that these frames are."""
-    return Response(200, base64.b64encode(body) if form is WebForm.TEXT else body, (("Content-Type", form.value),))
+    return Response(200, to_text(body) if form is WebForm.TEXT else body, (("Content-Type", form.value),))
 
 
 def failure(code: int, text: str, form: WebForm) -> Response:
     """The answer of a call that failed: no message, and trailers that say why."""
-    return answer(_trailers(code, text), form)
+    return answer(trailers(code, text), form)
 
 
 def finished(code: int, said: "bytes | list[bytes | memoryview] | str", form: WebForm) -> Response:

@@ -19,21 +19,20 @@ from headrace.errors import (
     HeadraceError,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     Unavailable,
-    Unimplemented,
 )
 from headrace.grpc_calls import Answerer
 from headrace.http_generate import Generation
 from headrace.http_json import from_base64, parameters_of, plain, texts_of
 from headrace.http_message import COMPRESS_BYTES, IDENTITY, Request, Response, compress, inflate
+from headrace.http_origins import Origins
 from headrace.service import Service
 
-__all__ = ["MISSING", "Gateway", "Kind", "Route"]
+__all__ = ["MISSING", "STREAM_INFER", "Answer", "Gateway", "Kind", "Route", "WebCall"]
 
 Handler = Callable[["Gateway", Request], Response | Awaitable[Response]]
 _INFER = f"/{_proto.INFERENCE_SERVICE}/ModelInfer"
-_STREAM_INFER = f"/{_proto.INFERENCE_SERVICE}/ModelStreamInfer"
+STREAM_INFER = f"/{_proto.INFERENCE_SERVICE}/ModelStreamInfer"
 _FILE = "file:"  # of a load parameter's name
 _HEAVY_BYTES = 256 << 10  # of JSON that Python reads: not on the loop
 _LIGHT_COMPRESSION = 16 << 10  # bytes that are compressed on the loop
@@ -51,6 +50,7 @@ class Kind(enum.IntEnum):
     PREDICT = 6  # the core, for POST; a handler for GET
     WEB_INFER = 7  # the core, in gRPC-Web's form
     WEB_CALL = 8  # gRPC's answerer, in gRPC-Web's form
+    WEB_STREAM = 9  # the same, or the core, with an answer of many messages
 
 
 class Route(NamedTuple):
@@ -71,6 +71,16 @@ class Route(NamedTuple):
         return ", ".join((*self.methods, *(("HEAD",) if "GET" in self.methods else ()), "OPTIONS"))
 
 
+class WebCall(NamedTuple):
+    """A call of many messages over gRPC-Web, for its connection to answer. `body`: its frames."""
+
+    path: str
+    form: grpc_web.WebForm
+    body: bytes
+
+
+Answer = Response | Generation | WebCall
+
 _READ = ("GET",)
 _POST = ("POST",)
 MISSING = Route(Kind.MISSING)
@@ -84,9 +94,18 @@ class Gateway:
         self.service = service
         self.config = config
         self.home = grpc.home
-        self._grpc = grpc
-        calls = (*grpc.methods, *grpc.streams, _STREAM_INFER)
-        self._web = {path: Route(Kind.WEB_CALL, _POST, parts=tuple(path.split("/")[1:]), body=True) for path in calls}
+        self.grpc = grpc
+        self.origins = Origins(config)
+        calls = (*grpc.methods, *grpc.streams, STREAM_INFER)
+        self._web = {
+            path: Route(
+                Kind.WEB_CALL if path in grpc.methods else Kind.WEB_STREAM,
+                _POST,
+                parts=tuple(path.split("/")[1:]),
+                body=True,
+            )
+            for path in calls
+        }
         self._web[_INFER] = Route(Kind.WEB_INFER, _POST, body=True)
 
     # --- Routes
@@ -139,11 +158,12 @@ class Gateway:
         answer: Response = handler(self, request)
         return answer
 
-    async def answer(self, route: Route, request: Request, encoding: int, accepts: int) -> Response | Generation:
-        """What a route of kind CALL answers, or what the core is to infer for GENERATE and STREAM. On loop 0.
+    async def answer(self, route: Route, request: Request, encoding: int, accepts: int) -> Answer:
+        """What a route of kind CALL answers, or what its connection is to do for GENERATE, STREAM and WEB_STREAM. On
+        loop 0.
         `encoding`: of the request's body; `accepts`: how the answer may be compressed."""
         if route.guarded and request.method == "POST":
-            self.check_origin(request)
+            self.origins.check(request)
         if encoding != IDENTITY:
             limit = self.config.max_request_bytes
             inflated = await asyncio.to_thread(inflate, request.body, encoding, limit)
@@ -152,6 +172,8 @@ class Gateway:
             request = dataclasses.replace(request, body=inflated)
         if route.kind is Kind.WEB_CALL:
             return await self._answer_web(request)
+        if route.kind is Kind.WEB_STREAM:
+            return WebCall("/" + "/".join(request.parts), grpc_web.WebForm(request.form or ""), request.body)
         if len(request.body) > _HEAVY_BYTES:
             await asyncio.to_thread(request.json)  # kept in the request
         if route.handler is None:
@@ -169,9 +191,7 @@ class Gateway:
         form = grpc_web.WebForm(request.form or "")
         path = "/" + "/".join(request.parts)
         try:
-            if path in self._grpc.streams or path == _STREAM_INFER:
-                raise Unimplemented(f"{path} is a stream of many messages, which gRPC-Web is not given here: use gRPC")
-            reply = await self._grpc.answer(path, grpc_web.message_of(request.body))
+            reply = await self.grpc.answer(path, grpc_web.message_of(request.body))
         except HeadraceError as error:
             return grpc_web.failure(error.code, error.message, form)
         return grpc_web.answer(grpc_web.frames(reply), form)
@@ -318,42 +338,6 @@ class Gateway:
             if not isinstance(value, bool | int | str | None):
                 raise InvalidArgument(f"log setting '{key}' must be a boolean, a number, a string or null")
         return Response.of_json(self.service.update_log_settings(changes))
-
-    # --- Origins
-
-    def check_origin(self, request: Request) -> None:
-        """A page of another site must not change this server: its browser sends simple requests without asking first.
-        PermissionDenied names the flag."""
-        origin = request.origin
-        if not origin or origin.partition("://")[2] == request.host or self.allows(origin):
-            return
-        raise PermissionDenied(
-            f"pages of {origin} may not change this server: start it with --cors-allow-origin {origin} if they should"
-        )
-
-    def cors(self, origin: str, method: bytes, route: Route, forwarded: str = "") -> bytes:
-        """Header lines of an answer to a page of `origin`; of a preflight's too. `forwarded`: names, each with a comma
-        before, of further headers that the page may send."""
-        if not self.allows(origin):
-            return b""
-        lines = [
-            f"Access-Control-Allow-Origin: {origin}",
-            "Vary: Origin",
-            "Access-Control-Expose-Headers: Inference-Header-Content-Length, Retry-After",
-        ]
-        if method == b"OPTIONS":
-            lines += [
-                f"Access-Control-Allow-Methods: {route.allow}",
-                "Access-Control-Allow-Headers: Content-Type, Content-Encoding, Inference-Header-Content-Length, "
-                f"grpc-timeout, x-grpc-web, x-user-agent{forwarded}",
-                "Access-Control-Max-Age: 600",
-            ]
-        return "".join(line + "\r\n" for line in lines).encode("latin-1")
-
-    def allows(self, origin: str) -> bool:
-        """Whether pages of `origin` may use this server (--cors-allow-origin)."""
-        allowed = self.config.cors_allow_origin
-        return origin in allowed or "*" in allowed
 
 
 def _call(

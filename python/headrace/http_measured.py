@@ -1,10 +1,10 @@
 """HTTP's connections with their callbacks measured, for --measure-steps."""
 
 import asyncio
-import concurrent.futures
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from headrace.http_gateway import Answer
 from headrace.http_protocol import Call, HttpProtocol
 
 __all__ = ["MeasuredHttpProtocol"]
@@ -31,8 +31,8 @@ class MeasuredHttpProtocol(HttpProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._run("http lost", super().connection_lost, exc)
 
-    def _answered(self, call: Call, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
-        self._run("http answered", super()._answered, call, done)
+    def _answered(self, call: Call, answer: Answer) -> None:
+        self._run("http answered", super()._answered, call, answer)
 
     def _run(self, kind: str, step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         steps = self._port.steps

@@ -95,13 +95,15 @@ class Response:
     def encode(self, *, head: bool, extra: bytes = b"") -> bytes:
         """The bytes on the wire; a HEAD's answer has the headers of the body and not the body. `extra`: more header
         lines, each with its line end."""
-        lines = [
-            f"HTTP/1.1 {self.status} {_phrase(self.status)}",
-            *(f"{name}: {value}" for name, value in self.headers),
-            f"Content-Length: {len(self.body)}" if self.status != 204 else "",
-        ]
-        start = "\r\n".join([line for line in lines if line]).encode("latin-1", "replace")
-        return b"".join((start, b"\r\n", extra, b"\r\n", b"" if head else self.body))
+        length = (("Content-Length", str(len(self.body))),) if self.status != 204 else ()
+        start = Response.head(self.status, (*self.headers, *length))
+        return b"".join((start, extra, b"\r\n", b"" if head else self.body))
+
+    @staticmethod
+    def head(status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
+        """The status line and header lines; more of them and the empty line may follow."""
+        lines = [f"HTTP/1.1 {status} {_phrase(status)}", *(f"{name}: {value}" for name, value in headers), ""]
+        return "\r\n".join(lines).encode("latin-1", "replace")
 
 
 def _phrase(status: int) -> str:

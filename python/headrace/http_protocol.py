@@ -4,9 +4,6 @@ bound: header block, body, requests that wait for their answer, and the time tha
 """
 
 import asyncio
-import concurrent.futures
-import contextlib
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
@@ -14,20 +11,20 @@ from typing import TYPE_CHECKING, Any, cast
 from headrace import grpc_web
 from headrace.config import Config
 from headrace.engine import LoopPort
-from headrace.errors import HeadraceError, Internal, Unavailable
+from headrace.errors import Unavailable
 from headrace.farewell import Farewell
 from headrace.grpc_web import WebForm
-from headrace.http_gateway import Gateway, Kind, Route
+from headrace.http_calls import PythonCalls
+from headrace.http_gateway import Answer, Gateway, Kind, Route, WebCall
 from headrace.http_generate import Generation
 from headrace.http_message import IDENTITY, Request, Response, core_error, error_answer
 from headrace.http_reader import Call, reader_for
+from headrace.http_stream import AnswerStreams
 
 if TYPE_CHECKING:
     from headrace.engine import HttpAnswer
 
 __all__ = ["Call", "HttpProtocol"]
-
-log = logging.getLogger("headrace.http")
 
 _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's honest pipeline
 _NUMBERS = 1 << 32  # of requests, before they begin again
@@ -91,7 +88,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._generating: dict[int, Generation] = {}
         self._web: dict[int, WebForm] = {}
         self._extras: dict[int, bytes] = {}  # header lines of answers that the core may have to leave to us
-        self._calls: dict[int, asyncio.Future[Any] | concurrent.futures.Future[Any]] = {}
+        self._calls = PythonCalls(self._loop, gateway, self._answered)
+        self._streams = AnswerStreams(port.loop, self._core, gateway.grpc, self._write)
+        self._write_soon = port.measured("http write", self._write_on)
+        self._writes_on = False  # there is more to write, in the loop's next turn
         self._out: list[bytes | memoryview] = []
         self._last = -1  # number of the request whose answer ends the connection
         self._leaving = False  # the connection ends when there is nothing more to answer
@@ -166,9 +166,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         for pending in (self._timer, self._farewell):
             if pending is not None:
                 pending.cancel()
-        for call in self._calls.values():
-            call.cancel()
-        self._calls.clear()
+        self._calls.abandon()
+        self._streams.close()
         self._port.disconnect(self._token)
         self._core.lost()
         self._reader.close()
@@ -183,6 +182,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        if self._streams:
+            self._write()
+            return
         self._wake()
         self._shorten()
 
@@ -224,13 +226,15 @@ class HttpProtocol(asyncio.BufferedProtocol):
         reader = self._reader
         number = self._started(1)
         extra = b""
-        if not reader.keep_alive or self._service.draining:
+        endless = reader.route.kind is Kind.WEB_STREAM and reader.version != "1.1"  # its end is the connection's
+        if not reader.keep_alive or self._service.draining or endless:
             self._last = number
             extra = b"Connection: close\r\n"
         elif reader.version != "1.1":
             extra = b"Connection: keep-alive\r\n"
         if reader.origin:
-            extra += self._gateway.cors(reader.origin.decode("latin-1"), reader.method, reader.route, reader.forwarded)
+            origin = reader.origin.decode("latin-1")
+            extra += self._gateway.origins.headers(origin, reader.method, reader.route.allow, reader.forwarded)
         if reader.refusal is not None:
             if reader.stored:
                 self._core.drop_body()
@@ -265,44 +269,17 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if route.kind == Kind.INLINE:
             self._put(number, self._gateway.answer_inline(route, request).encode(head=head, extra=extra))
         else:
-            call = Call(number, route, head, extra, reader.timeout, reader.headers)
-            self._start(call, request, reader.encoding, reader.accepts)
+            chunked = reader.version == "1.1"
+            call = Call(number, route, head, extra, reader.timeout, reader.headers, chunked)
+            self._calls.start(call, request, reader.encoding, reader.accepts)
 
-    def _start(self, call: Call, request: Request, encoding: int, accepts: int) -> None:
-        work = self._gateway.answer(call.route, request, encoding, accepts)
-        future: asyncio.Future[Any] | concurrent.futures.Future[Any]
-        home = self._gateway.home
-        if home is self._loop:
-            future = task = self._loop.create_task(work)
-            task.add_done_callback(lambda done: self._answered(call, done))
-        else:
-            future = remote = asyncio.run_coroutine_threadsafe(work, home)
-            remote.add_done_callback(lambda done: self._hand_back(call, done))
-        self._calls[call.number] = future
-
-    def _hand_back(self, call: Call, done: "concurrent.futures.Future[Any]") -> None:
-        with contextlib.suppress(RuntimeError):  # our loop is closed, and its connections with it
-            self._loop.call_soon_threadsafe(self._answered, call, done)
-
-    def _answered(self, call: Call, done: "asyncio.Future[Any] | concurrent.futures.Future[Any]") -> None:
-        if self._calls.pop(call.number, None) is None:
-            return  # the connection is gone, or the time for it is over
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled():
-            answer = error_answer(Unavailable("the server is shutting down"))
-        elif error is None:
-            result = done.result()
-            if isinstance(result, Generation):
-                self._generate(call, result)
-                return
-            answer = result
-        elif isinstance(error, HeadraceError):
-            answer = error_answer(error)
-        else:
-            path = "/" + "/".join(call.route.parts)
-            log.error("%s failed", path, exc_info=error)
-            answer = error_answer(Internal(f"{path} failed inside the server; its log says more"))
-        self._put(call.number, answer.encode(head=call.head, extra=call.extra))
+    def _answered(self, call: Call, answer: Answer) -> None:
+        if isinstance(answer, Generation):
+            self._generate(call, answer)
+            return
+        done = self._streams.open(call, answer) if isinstance(answer, WebCall) else answer
+        if done is not None:
+            self._put(call.number, done.encode(head=call.head, extra=call.extra))
         self._write()
 
     def _generate(self, call: Call, generation: Generation) -> None:
@@ -377,11 +354,24 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 transport.write(out[0])
             else:
                 transport.writelines(out)
+        if self._streams and not self._paused and not self._writes_on:
+            moved, over = self._streams.write(self._waiting[0], transport)
+            if over:
+                self._put(self._waiting[0], b"")
+                self._write()  # what is behind it
+                return
+            if moved:
+                self._writes_on = True
+                self._loop.call_soon(self._write_soon)
         if self._ending or (self._leaving and not self._busy):
             self._end(transport)
         else:
             self._wake()
             self._shorten()
+
+    def _write_on(self) -> None:
+        self._writes_on = False
+        self._write()
 
     def _end(self, transport: asyncio.Transport) -> None:
         if self._farewell is not None:
@@ -467,6 +457,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    def end_streams(self) -> None:
+        """Ends calls that have no end of their own, as Watch."""
+        self._streams.cancel(_UNAVAILABLE, "the server is shutting down", endless=True)
+
     @property
     def _busy(self) -> bool:
         return bool(self._waiting) or self._reader.half_read or self._core.receiving_for is not None
@@ -478,9 +472,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._see()
         self._core.abort_calls(_UNAVAILABLE, message)
         self._collect(self._core.take_answers())
-        for number, call in list(self._calls.items()):
-            del self._calls[number]
-            call.cancel()
+        self._streams.cancel(_UNAVAILABLE, message)
+        for number in self._calls.abandon():
             self._put(number, error_answer(Unavailable(message)).encode(head=False))
         self._leaving = True
         self._write()

@@ -65,7 +65,7 @@ _HEADERS = {
 
 class Call(NamedTuple):
     """A request that Python answers. `extra`: header lines of its answer. `headers`: of the request, those that may
-    become parameters."""
+    become parameters. `chunked`: its answer may come in chunks."""
 
     number: int
     route: Route
@@ -73,6 +73,7 @@ class Call(NamedTuple):
     extra: bytes
     timeout: float
     headers: Sequence[tuple[bytes, bytes]]
+    chunked: bool
 
 
 def _nothing(*_: object) -> None:

@@ -217,6 +217,8 @@ def _notice(protocol: Protocol) -> None:
 def _final(protocol: Protocol) -> None:
     if isinstance(protocol, GrpcProtocol):
         protocol.shutdown_final()
+    else:
+        protocol.end_streams()
 
 
 def _abort_calls(protocol: Protocol) -> None:

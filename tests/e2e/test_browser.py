@@ -196,6 +196,26 @@ def test_deadlines_of_grpc_web(page: Page, server: ServerProcess, format: str) -
     assert page.complaints() == []
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_page_streams_by_grpc_web(page: Page, server: ServerProcess, format: str) -> None:
+    a, b = numbers()
+    for port in (server.http, server.grpc):
+        said = page.call("calls.grpcWebStream", f"http://{port}", format, add_sub(a, b))
+        assert [row.get("error_message", "") for row in said["responses"]] == [""], said
+        response = said["responses"][0]["infer_response"]
+        np.testing.assert_array_equal(unpacked(response["raw_output_contents"][0]), a + b)
+        assert "code" not in said
+    said = page.call("calls.grpcWebStream", f"http://{server.http}", format, {"model_name": "nobody"})
+    assert "'nobody'" in said["responses"][0]["error_message"]
+    assert page.complaints() == []
+
+
+def test_a_page_watches_and_leaves(page: Page, server: ServerProcess) -> None:
+    for port in (server.http, server.grpc):
+        assert page.call("calls.watch", f"http://{port}") == [0, 0, 0, 0, 2, 8, 1]
+    assert page.complaints() == []
+
+
 def test_a_page_infers_by_json(page: Page, server: ServerProcess) -> None:
     a, b = numbers()
     url = f"http://{server.http}/v2/models/add_sub/infer"

@@ -244,8 +244,6 @@ def test_failures_are_trailers_with_a_sentence(server: ServerProcess, form: str)
     assert said.trailers["grpc-status"] == "3"
     asked = service_pb2.ModelMetadataRequest(name="nobody").SerializeToString()
     assert call(server.http, "ModelMetadata", asked, form).trailers["grpc-status"] == "5"
-    said = call(server.http, "ModelStreamInfer", add_sub(), form)
-    assert said.trailers["grpc-status"] == "12"
     said = call(server.http, "ModelInfer", add_sub(), form, grpc_timeout="1n")
     assert said.trailers["grpc-status"] == "4"
 

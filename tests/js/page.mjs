@@ -35,6 +35,47 @@ async function grpcWeb(server, format, method, request, metadata = {}) {
   }
 }
 
+// A ModelStreamInfer of one request by grpc-web, which reads as it comes in the text form; and a Watch, which is left
+// after its first answer.
+async function grpcWebStream(server, format, request) {
+  const root = await schema();
+  const Request = root.lookupType("inference.ModelInferRequest");
+  const Response = root.lookupType("inference.ModelStreamInferResponse");
+  const descriptor = new MethodDescriptor(
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    MethodType.SERVER_STREAMING,
+    Request.ctor,
+    Response.ctor,
+    (message) => Request.encode(message).finish(),
+    (bytes) => Response.decode(bytes),
+  );
+  const client = new GrpcWebClientBase({ format });
+  const path = server + descriptor.getName();
+  return new Promise((resolve) => {
+    const responses = [];
+    const call = client.serverStreaming(path, Request.fromObject(request), {}, descriptor);
+    call.on("data", (message) => responses.push(Response.toObject(message, { bytes: String, longs: String })));
+    call.on("error", (error) => resolve({ responses, code: error.code, message: error.message }));
+    call.on("end", () => resolve({ responses }));
+  });
+}
+
+// Health's Watch by fetch: the first answer is read while the call goes on, and then it is given up.
+async function watch(server) {
+  const given = new AbortController();
+  const answer = await fetch(`${server}/grpc.health.v1.Health/Watch`, {
+    method: "POST",
+    headers: { "Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1" },
+    body: new Uint8Array(5),
+    signal: given.signal,
+  });
+  const reader = answer.body.getReader();
+  let bytes = [];
+  while (bytes.length < 7) bytes = [...bytes, ...(await reader.read()).value];
+  given.abort();
+  return bytes;
+}
+
 // One POST of JSON by fetch.
 async function post(url, body) {
   try {
@@ -49,4 +90,4 @@ async function post(url, body) {
   }
 }
 
-window.calls = { grpcWeb, post };
+window.calls = { grpcWeb, grpcWebStream, post, watch };

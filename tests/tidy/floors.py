@@ -74,15 +74,17 @@ PYTHON = (
     Floor(8, ("service",), "every operation, neutral of protocol"),
     Floor(
         9,
-        ("grpc_calls", "http_docs", "http_generate", "http_json"),
-        "gRPC's messages <-> the service | the API page | flat JSON <-> inference | JSON of values",
+        ("grpc_calls", "http_docs", "http_generate", "http_json", "http_origins"),
+        "gRPC's messages <-> the service | the API page | flat JSON <-> inference | JSON of values"
+        " | which sites' pages may call",
     ),
     Floor(10, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
     Floor(11, ("http_reader",), "HTTP's requests as they arrive"),
-    Floor(12, ("http_protocol",), "HTTP's door"),
-    Floor(13, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
-    Floor(14, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(15, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(12, ("http_calls", "http_stream"), "calls that Python answers | answers in pieces"),
+    Floor(13, ("http_protocol",), "HTTP's door"),
+    Floor(14, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
+    Floor(15, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(16, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.
@@ -100,14 +102,17 @@ NARROWER = {
     "grpc_web": {"errors", "http_message"},
     "http_gateway": {
         *("errors", "config", "_proto", "http_message", "http_docs", "http_generate", "http_json", "service"),
-        *("grpc_calls", "grpc_web"),
+        *("grpc_calls", "grpc_web", "http_origins"),
     },
+    "http_origins": {"errors", "config", "http_message"},
     "http_reader": {"errors", "header_pattern", "config", "engine", "http_message", "http_gateway", "grpc_web"},
+    "http_calls": {"errors", "http_message", "http_gateway", "http_reader"},
+    "http_stream": {"errors", "engine", "grpc_calls", "grpc_web", "http_message", "http_gateway", "http_reader"},
     "http_protocol": {
         *("errors", "config", "engine", "http_message", "http_generate", "http_gateway", "http_reader"),
-        *("grpc_web", "farewell"),
+        *("grpc_web", "farewell", "http_calls", "http_stream"),
     },
-    "http_measured": {"http_protocol"},
+    "http_measured": {"http_gateway", "http_protocol"},
     "listener": {"errors", "config", "engine", "tracing", "metrics", "grpc_server", "http_protocol"},
     "cli": {"errors", "config", "log_settings", "server", "client", "bench"},
     "client": {"errors", "config", "_proto"},
