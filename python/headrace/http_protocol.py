@@ -391,7 +391,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         # An inference whose body is only half here has its number already.
         number = self._waiting[-1] if self._core.receiving_for is not None else self._started(1)
         self._last = number
-        self._put(number, response.encode(head=False, extra=b"Connection: close\r\n"))
+        self._put(number, response.encode(head=self._reader.is_head, extra=b"Connection: close\r\n"))
         self._write()
 
     # --- Time.

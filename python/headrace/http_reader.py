@@ -115,6 +115,7 @@ class RequestReader:
 
     def _reset(self) -> None:
         self._target = b""
+        self._knows_method = False  # the parser, of this request
         self.method = b""
         self.route = MISSING
         self.length = -1
@@ -144,6 +145,7 @@ class RequestReader:
         except httptools.HttpParserUpgrade:
             pass  # answered as if it had not asked, which HTTP allows; the connection ends behind the answer
         except httptools.HttpParserError as error:
+            self._knows_method = self._knows_method or isinstance(error, httptools.HttpParserInvalidURLError)
             self._refuse(Response.error(400, f"this is not HTTP/1.1: {error}"))
         else:
             if self._header_bytes and (self._in_headers or not self.in_request):
@@ -153,6 +155,11 @@ class RequestReader:
     def half_read(self) -> bool:
         """A request has begun and is not whole."""
         return self.in_request or self._header_bytes != 0
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the request that is being read, however broken, is a HEAD: its answer has no body."""
+        return self._knows_method and self._parser.get_method() == b"HEAD"
 
     @property
     def keep_alive(self) -> bool:
@@ -198,6 +205,7 @@ class RequestReader:
         self.in_request = self._in_headers = True
 
     def on_url(self, url: bytes) -> None:
+        self._knows_method = True
         self._target += url
         self._count(len(url))
 

@@ -95,6 +95,8 @@ class Repository:
 
     async def load_initial(self) -> None:
         """What the start loads: everything, or in mode explicit what --load-model names. StartError as load_all."""
+        if self._config.allow_model_upload and (swept := await asyncio.to_thread(Uploads.sweep)):
+            log.warning("removed the uploaded files of %d servers that had ended without removing them", swept)
         names = self._config.load_model
         if self._config.model_control_mode != "explicit" or "*" in names:
             await self.load_all()

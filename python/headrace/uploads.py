@@ -1,12 +1,19 @@
 """Models that came with a load request: their files, in a private temporary folder, bounded and removed.
 
+The folder holds a lock file, locked for as long as its server lives: the kernel lets go of it however the server ends.
+So the next server can tell what one that was killed has left, and removes it.
+
 Blocking: files are written and removed. Used in a thread, one call at a time for one model.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import logging
+import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -21,6 +28,8 @@ log = logging.getLogger("headrace.uploads")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,254}")  # of a path: never "." or "..", never hidden
 _DEEPEST = 8
 _MOST_FILES = 1024
+_PREFIX = "headrace-models-"
+_LOCK = "lock"  # beside the uploads, whose names are numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +49,17 @@ class Uploads:
         self._bytes = 0
         self._folder: Path | None = None
         self._serial = 0
+        self._held = -1  # the lock file's descriptor
+
+    @staticmethod
+    def sweep() -> int:
+        """Removes the folders of servers of this user that have ended without doing so; how many there were. One whose
+        server lives is locked, and one without a lock file is not ours to judge."""
+        swept = 0
+        for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):  # somebody else's, or gone meanwhile
+                swept += _sweep(folder)
+        return swept
 
     @property
     def bytes_in_use(self) -> int:
@@ -78,7 +98,7 @@ class Uploads:
                     f"limit of {self._max_bytes} for all together (--max-upload-bytes): unload one first"
                 )
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="headrace-models-"))  # readable by us alone
+                self._folder, self._held = _locked_folder()
             self._bytes += size
             self._serial += 1
             return self._folder / str(self._serial)
@@ -93,8 +113,36 @@ class Uploads:
         """Removes everything."""
         with self._lock:
             folder, self._folder, self._bytes = self._folder, None, 0
+            held, self._held = self._held, -1
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    """A new folder, readable by us alone, and the descriptor that locks it."""
+    # It gets the name that sweeps look for when it is locked, so that none comes in between.
+    made = Path(tempfile.mkdtemp(prefix="headrace-new-"))
+    held = os.open(made / _LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        return made.rename(made.with_name(_PREFIX + made.name.removeprefix("headrace-new-"))), held
+    except OSError:
+        os.close(held)
+        raise
+
+
+def _sweep(folder: Path) -> bool:
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        return False
+    held = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(held)
+    return not folder.exists()
 
 
 def _parts(model: str, path: str) -> list[str]:

@@ -1,5 +1,8 @@
 """Files that load requests bring: where they may lie, how many, and that they go again."""
 
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -51,7 +54,7 @@ def test_a_file_and_a_folder_of_one_name_leave_nothing(temporary: Path, files: d
     with pytest.raises(InvalidArgument, match="a file and a folder of one name"):
         uploads.place("m", files)
     assert uploads.bytes_in_use == 0
-    assert list(temporary.glob("*/*")) == []
+    assert [left.name for left in temporary.glob("*/*")] == ["lock"]
 
 
 def test_all_together_are_bounded() -> None:
@@ -63,3 +66,30 @@ def test_all_together_are_bounded() -> None:
     uploads.place("n", {"1/x": b"1234567890"})
     with pytest.raises(InvalidArgument, match="at most 1024"):
         uploads.place("n", {f"1/{number}": b"" for number in range(1025)})
+
+
+def test_a_sweep_takes_what_a_killed_server_has_left_and_nothing_of_a_live_one(temporary: Path) -> None:
+    server = """
+import sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from headrace.uploads import Uploads
+uploads = Uploads(100)
+print(uploads.place("m", {"1/x": b"abc"}).root, flush=True)
+sys.stdin.read()
+"""
+    mine = Uploads(100).place("m", {"1/x": b"def"}).root  # its server lives as long as the object's descriptor
+    (temporary / "headrace-models-unlocked").mkdir()
+    (temporary / "headrace-models-link").symlink_to(mine.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", server, str(temporary)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        left = Path(other.stdout.readline().decode().strip())
+        assert Uploads.sweep() == 0
+        assert (left / "m/1/x").read_bytes() == b"abc"
+        other.send_signal(signal.SIGKILL)
+    assert Uploads.sweep() == 1
+    assert not left.parent.exists()
+    assert (mine / "m/1/x").read_bytes() == b"def"
+    assert (temporary / "headrace-models-unlocked").exists(), "whose it is nobody can tell"
+    assert Uploads.sweep() == 0
