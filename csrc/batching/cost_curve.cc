@@ -225,6 +225,33 @@ void CostCurve::fit_best_rows() {
   best_rows_ = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(rows - 1e-3)), 1, max_rows_);
 }
 
+std::int64_t CostCurve::best_rows(Nanos span) const {
+  if (span == kNever || nodes_.empty() || best_rows_ == 1) return best_rows_;
+  const auto worth = [span](double rows, double time) {
+    return rows / time * (1 - time / (2 * static_cast<double>(span)));
+  };
+  bool sure = false;
+  const double most = at(static_cast<double>(best_rows_), sure);
+  if (most <= 0 || most < static_cast<double>(span) * kNoHaste) return best_rows_;
+  double best = 0;
+  double rows = 1;
+  double known = 0;
+  const auto look = [&](double some, double time) {
+    if (worth(some, time) <= best) return;
+    best = worth(some, time);
+    rows = some;
+  };
+  for (const Node& node : nodes_) {
+    if (!node.sure) continue;
+    known = node.rows;
+    if (node.rows < static_cast<float>(best_rows_)) look(node.rows, node.time);
+  }
+  if (sure) look(static_cast<double>(best_rows_), most);
+  // It pays at the end of what is known: then the next size is to become known.
+  if (rows >= known) rows *= 2;
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::lround(rows)), 1, best_rows_);
+}
+
 double CostCurve::at(double rows, bool& sure) const {
   sure = false;
   if (nodes_.empty()) return 0;

@@ -48,6 +48,8 @@ class CostCurve {
   static constexpr std::uint32_t kStale = 2048;     // runs after which a size is tried again
   static constexpr double kPays = 0.02;             // more rows a second than this, or a bigger batch does not pay
 
+  static constexpr double kNoHaste = 1.0 / 16;  // of a span: so short a batch is in nobody's way
+
   explicit CostCurve(std::int64_t max_rows);  // 1 or more; more rows than that count as that many
   void reset();
 
@@ -59,6 +61,10 @@ class CostCurve {
   CostEstimate predict(std::int64_t rows) const;
   // The rows up to which a bigger batch pays; max_rows until bigger ones were tried.
   std::int64_t best_rows() const { return best_rows_; }
+  // The same where answers are wanted within `span`: rows a second weigh (1 - t / 2 span), t being what the batch
+  // takes. Half a span is what a lane may be held without making late who comes right after; our own rule, measured by
+  // benchmarks/serving/slo.py.
+  std::int64_t best_rows(Nanos span) const;
   // The most rows, 0 .. max_rows, whose high prediction is within `time`; max_rows where nothing is known.
   std::int64_t most_rows_within(Nanos time) const;
   // Called for each batch that could have `available` rows: now and then a size of at most that many rows which is

@@ -88,9 +88,9 @@ CostEstimate CostModel::predict(const CostKey& key, std::int64_t rows) const {
   return found == nullptr ? CostEstimate() : found->predict(rows);
 }
 
-std::int64_t CostModel::best_rows(const CostKey& key, std::int64_t most) const {
+std::int64_t CostModel::best_rows(const CostKey& key, std::int64_t most, Nanos span) const {
   const CostCurve* found = curve(key);
-  return found == nullptr ? most : std::min(found->best_rows(), most);
+  return found == nullptr ? most : std::min(found->best_rows(span), most);
 }
 
 std::int64_t CostModel::most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const {

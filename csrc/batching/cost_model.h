@@ -25,8 +25,8 @@ class Costs {
  public:
   virtual ~Costs() = default;
   virtual CostEstimate predict(const CostKey& key, std::int64_t rows) const = 0;
-  // The rows up to which a bigger batch pays, never over `most`.
-  virtual std::int64_t best_rows(const CostKey& key, std::int64_t most) const = 0;
+  // The rows up to which a bigger batch pays where answers are wanted within `span`, never over `most`.
+  virtual std::int64_t best_rows(const CostKey& key, std::int64_t most, Nanos span) const = 0;
   // The most rows, 0 .. most, that 99 of 100 runs are through with in `time`.
   virtual std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const = 0;
   // A size of at most `available` rows that should be tried with the next batch; 0: none.
@@ -44,7 +44,7 @@ class CostModel final : public Costs {
   void record(const CostKey& key, std::int64_t rows, Nanos time, Nanos now);
   void record_warmup(const CostKey& key, std::int64_t rows, Nanos time);
   CostEstimate predict(const CostKey& key, std::int64_t rows) const override;
-  std::int64_t best_rows(const CostKey& key, std::int64_t most) const override;
+  std::int64_t best_rows(const CostKey& key, std::int64_t most, Nanos span) const override;
   std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const override;
   std::int64_t trial(const CostKey& key, std::int64_t available) override;
   std::uint64_t edition() const override { return edition_; }

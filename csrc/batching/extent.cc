@@ -33,7 +33,7 @@ Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos n
     if (rule.trial_rows < cap) at_cap = Closed::kTrial;
     cap = std::min(cap, rule.trial_rows);
   } else if (rule.costs != nullptr && rule.preferred == nullptr) {
-    cap = rule.costs->best_rows(rule.key, cap);
+    cap = rule.costs->best_rows(rule.key, cap, rule.span);
     if (cap < rule.max_rows) at_cap = Closed::kPays;
   }
   Nanos earliest = slots.front().target;

@@ -46,12 +46,17 @@ struct Queue::Impl {
   std::vector<std::int64_t> preferred;  // ascending
   Nanos delay = 0;
   Nanos late_time = kNever;
+  const Haste* haste = nullptr;    // of all models; null: nobody's is known
   std::vector<LevelBound> bounds;  // of the levels that have one, ascending
   bool turns = false;              // without them something could starve
   bool delays = false;             // a level has timeout_action DELAY
   std::uint32_t since_turn = 0;    // batches
   std::vector<std::uint32_t> devices{0};
 
+  Nanos span() const { return haste == nullptr ? kNever : haste->span(); }
+  std::uint64_t edition(const Costs& costs) const {  // changes when what a batch costs does
+    return costs.edition() + (haste == nullptr ? 0 : haste->edition());
+  }
   std::int64_t load_of(const Ticket& ticket) const { return std::clamp<std::int64_t>(ticket.rows, 1, max_rows); }
   bool prefers(std::int64_t rows) const { return std::binary_search(preferred.begin(), preferred.end(), rows); }
   bool old_enough(const ShapeGroup& group, Nanos now) const { return now - group.oldest_queued >= delay; }
@@ -69,6 +74,7 @@ struct Queue::Impl {
     if (!preferred.empty()) made.preferred = &preferred;
     made.costs = costs;
     made.key = {device, group.hash};
+    made.span = span();
     made.late_time = late_time;
     return made;
   }
@@ -78,7 +84,7 @@ struct Queue::Impl {
 
   bool is_due(const ShapeGroup& group, const Costs* costs) const {
     if (delay == 0 || group.ripe || group.preferred_reached || group.load >= full_rows) return true;
-    return costs != nullptr && preferred.empty() && group.load >= costs->best_rows({0, group.hash}, full_rows);
+    return costs != nullptr && preferred.empty() && group.load >= costs->best_rows({0, group.hash}, full_rows, span());
   }
   void file(ShapeGroup* group, const Costs* costs) {
     if (is_due(*group, costs)) {
@@ -147,7 +153,7 @@ struct Queue::Impl {
   void price(ShapeGroup* group, const Costs& costs) const {
     std::int64_t most = max_rows;
     if (batched && preferred.empty()) {
-      for (const std::uint32_t device : devices) most = costs.best_rows({device, group->hash}, most);
+      for (const std::uint32_t device : devices) most = costs.best_rows({device, group->hash}, most, span());
     }
     const std::int64_t rows = batched ? std::max(most, group->dearest) : group->dearest;
     Nanos cost = 0;
@@ -157,7 +163,7 @@ struct Queue::Impl {
     const std::int64_t least = batched && preferred.empty() ? std::max<std::int64_t>(most - group->dearest + 1, 1) : 1;
     group->batch_cost = std::min(cost, kMostWork);
     group->row_cost = (group->batch_cost + least - 1) / least;
-    group->edition = costs.edition();
+    group->edition = edition(costs);
   }
   bool is_turn() const { return turns && since_turn + 1 >= kTurnEvery; }
   // The group whose batch is next, and where in its line the batch begins; null when none is due.
@@ -220,10 +226,11 @@ Status Queue::level_full(std::uint32_t level, std::size_t bound) const {
                             "add instances (count in config.pbtxt's instance_group)");
 }
 
-void Queue::set_costs(Costs* costs, std::vector<std::uint32_t> devices) {
+void Queue::set_costs(Costs* costs, std::vector<std::uint32_t> devices, const Haste* haste) {
   HEADRACE_CHECK(size_ == 0 && !devices.empty());
   costs_ = costs;
   impl_->devices = std::move(devices);
+  impl_->haste = haste;
 }
 
 Nanos Queue::batch_cost(const Ticket& ticket) { return ticket.group->batch_cost; }
@@ -238,7 +245,7 @@ Nanos Queue::work_of(const Ticket& ticket) const {
 void Queue::weigh(ShapeGroup* group) {
   Nanos open = 0;
   if (!group->line.empty()) {
-    if (group->edition != costs_->edition()) {
+    if (group->edition != impl_->edition(*costs_)) {
       if (group->line.size() == 1) group->dearest = group->line.front().rows;
       impl_->price(group, *costs_);
     }
@@ -246,6 +253,12 @@ void Queue::weigh(ShapeGroup* group) {
   }
   open_cost_ += open - group->counted;
   group->counted = open;
+}
+
+void Queue::reprice() {
+  if (costs_ == nullptr) return;
+  for (std::size_t i = 0; i < impl_->due.size(); ++i) weigh(impl_->due.item(i));
+  for (std::size_t i = 0; i < impl_->waiting.size(); ++i) weigh(impl_->waiting.item(i));
 }
 
 Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
@@ -348,7 +361,10 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
   if (!impl_->by_preference(*group, now)) rule.preferred = nullptr;
   rule.joins_before = options.joins_before;
   if (costs_ != nullptr && impl_->batched && options.trials && rule.preferred == nullptr) {
-    rule.trial_rows = costs_->trial(rule.key, std::min(group->load, impl_->max_rows));
+    // Nor is a size tried that would be in everybody's way.
+    const std::int64_t most =
+        rule.span == kNever ? impl_->max_rows : costs_->most_rows_within(rule.key, rule.span / 2, impl_->max_rows);
+    if (most > 0) rule.trial_rows = costs_->trial(rule.key, std::min(group->load, most));
   }
   const Extent extent = batch_extent(line.slots(), rule, now);
 

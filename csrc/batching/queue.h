@@ -38,6 +38,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "batching/extent.h"
+#include "batching/haste.h"
 #include "batching/policy.h"
 #include "batching/request.h"
 
@@ -91,9 +92,9 @@ class Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
-  // Which costs the runs of this model have on lanes of these kinds; null: nothing is known. They must outlive the
-  // queue. While it is empty.
-  void set_costs(Costs* costs, std::vector<std::uint32_t> devices = {0});
+  // Which costs the runs of this model have on lanes of these kinds, and how soon answers are wanted; null: nothing is
+  // known. They must outlive the queue. While it is empty.
+  void set_costs(Costs* costs, std::vector<std::uint32_t> devices = {0}, const Haste* haste = nullptr);
   const Costs* costs() const { return costs_; }
 
   // Joins the queue: state becomes kQueued; time.queued, level and target are set. `sequence` grows from push to push
@@ -125,6 +126,7 @@ class Queue {
   // no target closes a batch early: for each of them work_of(), and open_cost() once. Each is at most kMostWork.
   Nanos work_of(const Ticket& ticket) const;
   Nanos open_cost() const { return open_cost_; }
+  void reprice();  // costs, or the haste, are not what they were
   // And the dearest batch that a queued ticket may be in.
   static Nanos batch_cost(const Ticket& ticket);
   // Under which the run of a queued ticket is counted, but for the lane's device.

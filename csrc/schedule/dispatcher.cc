@@ -116,7 +116,7 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
     for (const LaneState& lane : impl_->lanes) {
       if (std::find(kinds.begin(), kinds.end(), lane.device) == kinds.end()) kinds.push_back(lane.device);
     }
-    entry->queue.set_costs(costs, std::move(kinds));
+    entry->queue.set_costs(costs, std::move(kinds), &impl_->promises.haste());
   }
   if (share.cores > 0) entry->needs.push_back({ResourceRoom::kCores, share.cores});
   for (const ResourceNeed& need : share.needs) entry->needs.push_back(impl_->resources.add(need));

@@ -11,6 +11,8 @@ namespace {
 
 // Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
 constexpr Nanos kCostsFresh = kSecond;
+// So often at most do batches follow how soon answers are wanted.
+constexpr Nanos kFollowEvery = 50 * kMillisecond;
 
 }  // namespace
 
@@ -105,7 +107,54 @@ bool Promises::later_keep_time(const Dispatcher::Entry& entry, const Ticket& tic
                              [&](Nanos work, Nanos begin) { return end_of(entry, work, 0, now) + dearest_ < begin; });
 }
 
+// What could not be had of idle lanes either hurries nobody.
+void Promises::note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) {
+  const Nanos span = ticket.target - now;
+  if (entry.costs->predict(entry.queue.cost_key(ticket), ticket.rows).typical < span) haste_.note(span, now);
+}
+
+// All that waits costs something else now.
+void Promises::recount() {
+  std::vector<WaitingGroup> groups;
+  for (const auto& entry : entries_) {
+    if (entry->costs == nullptr || entry->parked || entry->queue.empty()) continue;
+    entry->queue.reprice();
+    account(*entry);
+    groups.clear();
+    entry->queue.append_groups(groups);
+    for (const WaitingGroup& group : groups) {
+      for (const Slot& slot : group.slots) {
+        demand_.remove(slot.ticket->work_place, slot.ticket->work);
+        count(*entry, *slot.ticket);
+        if (slot.ticket->promised) dearest_ = std::max(dearest_, Queue::batch_cost(*slot.ticket));
+      }
+    }
+  }
+}
+
+// Batches of another size may break a promise: only if a forecast finds that they do not.
+void Promises::follow_haste(Nanos now) {
+  if (!haste_.moved(now) || now < follow_next_ || queued_ > kMostPlayed) return;
+  follow_next_ = now + kFollowEvery;
+  const Nanos before = haste_.span();
+  haste_.set_span(haste_.exact(now));
+  recount();
+  if (targets() == 0) return;
+  begin_forecast(now);
+  if (forecast_.run(kNoSequence, nullptr).late > 0) {
+    haste_.set_span(before);
+    recount();
+    return;
+  }
+  tight_ = targets();
+  tight_before_ = young_from_ = next_sequence_;
+  old_ = young_ = {};
+  promised_before_ = next_sequence_;
+  plan_holds_ = true;
+}
+
 Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
+  if (ticket->target != kNever) note_haste(entry, *ticket, now);
   const Nanos open = open_cost_;
   account(entry);
   demand_.advance(now);
@@ -234,6 +283,7 @@ Status Promises::refusal(const Dispatcher::Entry& entry, const Ticket& ticket, N
 TakeOptions Promises::before_take(int index, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until) {
   TakeOptions options;
   options.device = lanes_[static_cast<std::size_t>(index)].device;
+  follow_haste(now);
   if (targets() == 0) return options;
   if (tight_ == 0 && slack() >= 0) {
     promised_before_ = next_sequence_;

@@ -21,6 +21,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "batching/haste.h"
 #include "schedule/demand.h"
 #include "schedule/entry.h"
 #include "schedule/forecast.h"
@@ -50,6 +51,8 @@ class Promises {
   void gone() { last_refusal_ = {}; }
   // The entry's queue is not what it was; after left() of those who did.
   void account(Dispatcher::Entry& entry);
+  // How soon those who came lately wanted their answers.
+  const Haste& haste() const { return haste_; }
   // What waited for the entry while it was parked counts from now on.
   void unparked(Dispatcher::Entry& entry);
 
@@ -89,6 +92,9 @@ class Promises {
   std::size_t targets() const { return tight_ + old_.tickets + young_.tickets; }
   Nanos slack() const { return std::min(old_.slack, young_.slack); }
   void spend(Nanos work);
+  void note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
+  void follow_haste(Nanos now);
+  void recount();
   void account_cores(Dispatcher::Entry& entry);
   void count(const Dispatcher::Entry& entry, Ticket& ticket);
   Nanos end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const;
@@ -103,6 +109,8 @@ class Promises {
   const ResourceRoom& resources_;
   Forecast forecast_;
   Demand demand_;
+  Haste haste_;
+  Nanos follow_next_ = 0;    // when it is looked at again
   Nanos open_cost_ = 0;      // of all queues
   std::size_t queued_ = 0;   // tickets in them
   std::size_t waiting_ = 0;  // models with queued tickets

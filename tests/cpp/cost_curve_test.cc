@@ -223,6 +223,36 @@ TEST(CostCurveTest, ABatchIsClosedWhereABiggerOneDoesNotPay) {
   EXPECT_LE(cache, 18);
 }
 
+TEST(CostCurveTest, WhereAnswersAreWantedSoonBatchesAreShorter) {
+  CostCurve curve(32);
+  for (int i = 0; i < 20; ++i) {
+    for (const std::int64_t rows : {1, 2, 4, 8, 16, 32}) curve.record(rows, 2'000'000 + 8'000'000 * rows, i);
+  }
+  EXPECT_EQ(curve.best_rows(kNever), curve.best_rows());
+  EXPECT_GE(curve.best_rows(), 8);
+  EXPECT_EQ(curve.best_rows(10 * kSecond), curve.best_rows()) << "so short a batch is in nobody's way";
+  EXPECT_EQ(curve.best_rows(200 * kMillisecond), 4);  // 4 / 34 * (1 - 34 / 400) is the most
+  EXPECT_EQ(curve.best_rows(50 * kMillisecond), 2);   // 1 / 10 * (1 - 10 / 100) is a little less
+  EXPECT_EQ(curve.best_rows(20 * kMillisecond), 1);
+  EXPECT_EQ(curve.best_rows(1), 1) << "what is through soonest";
+  // Rows that cost next to nothing are worth their time.
+  CostCurve flat(32);
+  for (int i = 0; i < 20; ++i) {
+    for (const std::int64_t rows : {1, 2, 4, 8, 16, 32}) flat.record(rows, 10'000'000 + 200'000 * rows, i);
+  }
+  EXPECT_EQ(flat.best_rows(50 * kMillisecond), flat.best_rows());
+}
+
+TEST(CostCurveTest, InHasteTheNextSizeStillBecomesKnown) {
+  CostCurve curve(32);
+  for (int i = 0; i < 20; ++i) curve.record(1, 10'000'000, i);
+  EXPECT_EQ(curve.best_rows(40 * kMillisecond), 2) << "by what is known each row takes 10 ms";
+  for (int i = 0; i < 20; ++i) curve.record(2, 11'000'000, i);
+  EXPECT_EQ(curve.best_rows(40 * kMillisecond), 4);
+  for (int i = 0; i < 20; ++i) curve.record(4, 60'000'000, i);
+  EXPECT_EQ(curve.best_rows(40 * kMillisecond), 2);
+}
+
 TEST(CostCurveTest, UnseenLargerSizesAreNotRuledOut) {
   CostCurve curve(64);
   for (int i = 0; i < 20; ++i) {

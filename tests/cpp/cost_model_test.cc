@@ -20,7 +20,7 @@ TEST(CostModelTest, KeepsDevicesAndShapesApart) {
 TEST(CostModelTest, OfUnknownKeysItSaysNothing) {
   CostModel model(16);
   EXPECT_EQ(model.curve({0, 1}), nullptr);
-  EXPECT_EQ(model.best_rows({0, 1}, 9), 9);
+  EXPECT_EQ(model.best_rows({0, 1}, 9, kNever), 9);
   EXPECT_EQ(model.trial({0, 1}, 9), 0);
   EXPECT_EQ(model.size(), 0U);
 }
@@ -55,11 +55,11 @@ TEST(CostModelTest, WarmUpSeedsAKey) {
 
 TEST(CostModelTest, BestRowsKeepsToTheCallersBound) {
   CostModel model(64);
-  EXPECT_EQ(model.best_rows({0, 1}, 32), 32);
+  EXPECT_EQ(model.best_rows({0, 1}, 32, kNever), 32);
   for (int i = 0; i < 20; ++i) {
     for (std::int64_t rows = 1; rows <= 64; ++rows) model.record({0, 1}, rows, 1000 * rows, i);
   }
-  EXPECT_EQ(model.best_rows({0, 1}, 32), 1);
+  EXPECT_EQ(model.best_rows({0, 1}, 32, kNever), 1);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "batching/shape_groups.h"
 #include "known_costs.h"
 #include "schedule/dispatcher.h"
 
@@ -112,6 +113,48 @@ TEST_F(DispatcherPromisesTest, WhatWasLearntLongAgoRefusesNobodyThatIsAlone) {
   EXPECT_FALSE(dispatcher.submit(entry, ticket(kSecond + 6), kSecond).ok());
   submitted(dispatcher, entry, kSecond + 6, kSecond + 7);
   EXPECT_FALSE(dispatcher.submit(entry, ticket(kSecond + 8), kSecond + 6).ok()) << "one is enough to find out";
+  close(dispatcher, entry);
+}
+
+// A long batch is in the way of those who want their answers soon and have not come yet.
+TEST_F(DispatcherPromisesTest, BatchesAreShorterWhileAnswersAreWantedSoon) {
+  CostModel costs(8);
+  for (std::int64_t rows = 1; rows <= 8; ++rows) {
+    for (int i = 0; i < 20; ++i) costs.record({0, shape_hash({})}, rows, (2 + 8 * rows) * kMillisecond, 0);
+  }
+  Dispatcher dispatcher(1);
+  auto* long_runs = dispatcher.add("digits", dynamic(8), 1, nullptr, &costs);
+  auto* soon = dispatcher.add("letters", dynamic(8), 1, nullptr, &costs);
+  for (int i = 0; i < 24; ++i) submitted(dispatcher, long_runs, 0);
+  Ticket* first = submitted(dispatcher, soon, 0, 40 * kMillisecond);
+  Dispatcher::Assignment assignment;
+  dispatcher.take(0, 0, assignment);
+  EXPECT_EQ(assignment.tickets, (Tickets{first}));
+  finish(dispatcher, 0, assignment);
+  dispatcher.take(0, 10 * kMillisecond, assignment);
+  EXPECT_EQ(assignment.entry, long_runs);
+  EXPECT_EQ(assignment.rows, 1);
+  EXPECT_EQ(Dispatcher::log(soon).batches(), 1U);
+  finish(dispatcher, 0, assignment);
+  dispatcher.take(0, 2 * kSecond, assignment);
+  EXPECT_GE(assignment.rows, 5) << "nobody has been in haste for a second";
+  finish(dispatcher, 0, assignment);
+  close(dispatcher, long_runs);
+}
+
+TEST_F(DispatcherPromisesTest, WhatAnIdleServerCouldNotDoHurriesNobody) {
+  CostModel costs(8);
+  for (std::int64_t rows = 1; rows <= 8; ++rows) {
+    for (int i = 0; i < 20; ++i) costs.record({0, shape_hash({})}, rows, (2 + 8 * rows) * kMillisecond, 0);
+  }
+  Dispatcher dispatcher(1);
+  auto* entry = dispatcher.add("digits", dynamic(8), 1, nullptr, &costs);
+  for (int i = 0; i < 8; ++i) submitted(dispatcher, entry, 0);
+  EXPECT_FALSE(dispatcher.submit(entry, ticket(5 * kMillisecond), 0).ok());
+  Dispatcher::Assignment assignment;
+  dispatcher.take(0, 0, assignment);
+  EXPECT_GE(assignment.rows, 5);
+  finish(dispatcher, 0, assignment);
   close(dispatcher, entry);
 }
 

@@ -20,9 +20,11 @@ class Oracle final : public Costs {
     const Nanos time = plan_.run_time(rows, scenario_.slowness(key.device)) * percent_ / 100;
     return {time, time, true, true, kNever};
   }
-  std::int64_t best_rows(const CostKey& key, std::int64_t most) const override {
+  std::int64_t best_rows(const CostKey& key, std::int64_t most, Nanos span) const override {
     const auto rate = [&](std::int64_t rows) {
-      return static_cast<double>(rows) / static_cast<double>(predict(key, rows).typical + 1);
+      const auto time = static_cast<double>(predict(key, rows).typical + 1);
+      const double haste = span == kNever ? 1 : 1 - time / (2 * static_cast<double>(span));
+      return static_cast<double>(rows) / time * haste;
     };
     double best = 0;
     for (std::int64_t rows = 1; rows <= most; ++rows) best = std::max(best, rate(rows));
