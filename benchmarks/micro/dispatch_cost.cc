@@ -1,7 +1,7 @@
 // What the dispatcher costs for each ticket: submit, and its part of take, settle and release; no thread, lock or
 // clock.
 //
-//   dispatch_cost [--tickets N] [--repeat N]
+//   dispatch_cost [--tickets N] [--repeat N] [--only WORDS]
 //
 // One line a case: nanoseconds for a ticket that was taken in (the median of the repeats) and for one that was refused.
 #include <algorithm>
@@ -141,8 +141,10 @@ Cost measure(const Case& of, std::size_t tickets) {
 int main(int argc, char** argv) {
   std::size_t tickets = 200'000;
   int repeat = 5;
+  const char* only = "";
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--tickets") == 0) tickets = static_cast<std::size_t>(std::atoll(argv[i + 1]));
+    if (std::strcmp(argv[i], "--only") == 0) only = argv[i + 1];
     if (std::strcmp(argv[i], "--repeat") == 0) repeat = std::max(1, std::atoi(argv[i + 1]));
   }
   constexpr Nanos kFar = 10 * kSecond;
@@ -153,6 +155,7 @@ int main(int argc, char** argv) {
       {"no costs, deadline 10 s, 32 at a time", false, kFar, 0, 32},
       {"costs, no deadline, 1 at a time", true, kNever, 0, 1},
       {"costs, no deadline, 32 at a time", true, kNever, 0, 32},
+      {"costs, no deadline, 32 at a time, 3000 wait, 3000 models", true, kNever, 3000, 32, 3000},
       {"costs, deadline 10 s, 1 at a time", true, kFar, 0, 1},
       {"costs, deadline 10 s, 32 at a time", true, kFar, 0, 32},
       {"costs, deadline 10 s, 32 at a time, 1024 wait", true, kFar, 1024, 32},
@@ -163,6 +166,7 @@ int main(int argc, char** argv) {
       {"costs, deadline 30 ms, load 4, 3 models", true, 30 * kMillisecond, 2048, 128, 3},
   };
   for (const Case& each : cases) {
+    if (std::strstr(each.name, only) == nullptr) continue;
     std::vector<double> accepted;
     Cost last;
     for (int i = 0; i < repeat; ++i) {

@@ -86,6 +86,7 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   }
   spec.ragged_inputs = optional(batching, "ragged_inputs", spec.ragged_inputs);
   spec.max_lanes = optional(batching, "max_lanes", 0);
+  spec.weight = optional(batching, "weight", 1.0);
   spec.resources = make_resources(optional(batching, "resources", py::list()));
   return spec;
 }

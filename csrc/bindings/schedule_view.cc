@@ -105,6 +105,7 @@ py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
   lanes["most"] = model.model->threads.plan.lanes;
   lanes["running"] = report.lanes;
   all["lanes"] = lanes;
+  all["weight"] = model.model->share.weight;
   all["compute_threads"] = model.model->threads.plan.threads;
   py::dict cores;
   cores["server"] = report.cores;

@@ -24,6 +24,7 @@ struct SweepJob final : Job, CompletionSink {
 // What a batch of the model needs while it runs. A lane that waits for a GPU keeps no core busy.
 Share share_of(const ModelSpec& spec, const Model& model) {
   Share share;
+  share.weight = spec.weight;
   if (model.placement.provider == "cpu") {
     const int side_by_side = spec.session.parallel_execution ? std::max(spec.session.inter_op_threads, 1) : 1;
     share.cores = static_cast<std::uint32_t>(std::max(model.threads.plan.threads, 1) * side_by_side);

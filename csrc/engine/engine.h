@@ -59,6 +59,7 @@ struct ModelSpec {
   WarmupPlan warmup;
   std::vector<std::string> ragged_inputs;  // allow_ragged_batch: may be padded, if a probe finds the same answers
   int max_lanes = 0;                       // that run it at one time; 0: all
+  double weight = 1;                       // of lane time, where models without targets compete
   std::vector<ResourceNeed> resources;     // of a batch; a device of 0 or more: of the one that the model runs on
   std::map<std::string, std::vector<std::string>> labels;  // of classes, by output
 };

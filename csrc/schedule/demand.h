@@ -18,17 +18,12 @@ class Demand {
   static constexpr std::uint32_t kBuckets = 64;
 
   // Time has come so far.
-  void advance(Nanos now) {
-    const std::uint64_t to = number(now);
-    if (to <= base_) return;
-    const std::uint64_t steps = std::min<std::uint64_t>(to - base_, kBuckets);
-    for (std::uint64_t i = 0; i < steps; ++i) over_ += take(base_ + i);
-    base_ = to;
-  }
+  void advance(Nanos now) { catch_up(number(now)); }
   // Work that is to be done in the order of `when`; where it is counted.
   std::uint32_t add(Nanos when, Nanos work) {
     const std::uint64_t at = place(when);
     (at < base_ ? over_ : ring_[at % kBuckets]) += work;
+    total_ += work;
     return static_cast<std::uint32_t>(at);
   }
   void remove(std::uint32_t at, Nanos work) {
@@ -36,14 +31,34 @@ class Demand {
     Nanos& sum = over ? over_ : ring_[at % kBuckets];
     HEADRACE_CHECK(sum >= work);
     sum -= work;
+    total_ -= work;
   }
   // All that may go before a moment, and what goes at about the same.
   Nanos until(Nanos when) const {
+    const std::uint64_t last = place(when);
+    if (last + 1 - base_ > kBuckets / 2) {  // what is later is less to count
+      Nanos sum = total_;
+      for (std::uint64_t at = last + 1; at < base_ + kBuckets; ++at) sum -= ring_[at % kBuckets];
+      return sum;
+    }
     Nanos sum = over_;
-    for (std::uint64_t at = base_, last = place(when); at <= last; ++at) sum += ring_[at % kBuckets];
+    for (std::uint64_t at = base_; at <= last; ++at) sum += ring_[at % kBuckets];
     return sum;
   }
-  Nanos all() const { return until(kNever); }
+  Nanos all() const { return total_; }
+  // The work of another is done too, or no longer. It has not seen a later time than this one.
+  void add_all(Demand& other) {
+    other.catch_up(base_);
+    over_ += other.over_;
+    total_ += other.total_;
+    for (std::uint32_t i = 0; i < kBuckets; ++i) ring_[i] += other.ring_[i];
+  }
+  void remove_all(Demand& other) {
+    other.catch_up(base_);
+    over_ -= other.over_;
+    total_ -= other.total_;
+    for (std::uint32_t i = 0; i < kBuckets; ++i) ring_[i] -= other.ring_[i];
+  }
   // Whether what goes later than about `when` keeps its time: fits(work up to a bucket's end, the bucket's begin).
   template <class Fits>
   bool later_keeps(Nanos when, const Fits& fits) const {
@@ -63,6 +78,12 @@ class Demand {
     const std::uint64_t at = number(when);
     return at < base_ ? base_ - 1 : std::min(at, base_ + kBuckets - 1);
   }
+  void catch_up(std::uint64_t to) {
+    if (to <= base_) return;
+    const std::uint64_t steps = std::min<std::uint64_t>(to - base_, kBuckets);
+    for (std::uint64_t i = 0; i < steps; ++i) over_ += take(base_ + i);
+    base_ = to;
+  }
   Nanos take(std::uint64_t at) {
     const Nanos work = ring_[at % kBuckets];
     ring_[at % kBuckets] = 0;
@@ -71,6 +92,7 @@ class Demand {
 
   std::array<Nanos, kBuckets> ring_{};
   Nanos over_ = 0;
+  Nanos total_ = 0;
   std::uint64_t base_ = 0;
 };
 

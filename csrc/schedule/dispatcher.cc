@@ -43,8 +43,8 @@ struct Dispatcher::Impl {
   std::vector<LaneState> lanes;
   std::vector<std::unique_ptr<Entry>> entries;
   Resources resources;
-  Ready ready{resources};
-  // Models with a batch that waits for its queue delay, by the time when it is due. A model may be in both.
+  Ready ready{resources, lanes.size()};
+  // Models with a batch that waits for its queue delay, by the time when it is due. A model may be ready too.
   PlacedHeap<Entry, Nanos, &Entry::timed_place> timed;
   std::vector<Entry*> send_back;  // entries whose timeouts do
   DeadlineHeap deadlines;
@@ -118,6 +118,7 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
     }
     entry->queue.set_costs(costs, std::move(kinds), &impl_->promises.haste());
   }
+  entry->account.weight = std::clamp(share.weight, kLeastWeight, kMostWeight);
   if (share.cores > 0) entry->needs.push_back({ResourceRoom::kCores, share.cores});
   for (const ResourceNeed& need : share.needs) entry->needs.push_back(impl_->resources.add(need));
   if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
@@ -182,7 +183,7 @@ bool Dispatcher::park(Entry* entry) {
 
 void Dispatcher::unpark(Entry* entry) {
   entry->parked = false;
-  impl_->promises.unparked(*entry);
+  impl_->promises.unparked(*entry, impl_->now);
   impl_->file(entry);
 }
 
@@ -214,7 +215,7 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   Status status = entry->queue.push(ticket, impl_->now, impl_->next_sequence);
   if (!status.ok()) return status;
   if (entry->costs != nullptr && !entry->parked) {
-    status = impl_->promises.admit(*entry, ticket, impl_->now);
+    status = impl_->promises.admit(*entry, ticket, impl_->ready.due(impl_->now), impl_->now);
     if (!status.ok()) {
       impl_->file(entry);
       return status;
@@ -225,7 +226,10 @@ Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   if (ticket->deadline != kNever) impl_->deadlines.push(ticket);
   // Where nothing waits for its delay, a ticket that is not the most urgent does not change whose turn it is.
   const bool stands = Ready::stands(entry);
-  if (entry->delays || entry->levels || !stands || ticket->order_when < entry->turn.when) impl_->file(entry);
+  const bool first_target = ticket->target != kNever && entry->queue.targets() == 1;
+  if (entry->delays || entry->unruly || !stands || first_target || ticket->order_when < entry->turn.when) {
+    impl_->file(entry);
+  }
   return status;
 }
 
@@ -243,6 +247,19 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   // A timeout may have changed whose turn it is in a model, and so among the models.
   for (Entry* each : impl_->send_back) impl_->file(each);
   Entry* entry = impl_->ready.top();
+  if (entry != nullptr && !entry->rank.patient) {
+    if (Entry* due = impl_->ready.due(impl_->now); due != nullptr && !due->promoted) {
+      // One of those that can wait has waited too long. It goes now, or is the next to get what it lacks.
+      if (impl_->promises.may_go_first(lane, *due, impl_->now)) {
+        if (due->lacks) {
+          impl_->ready.promote(due);
+          entry = impl_->ready.top();
+        } else {
+          entry = due;
+        }
+      }
+    }
+  }
   if (entry == nullptr) {
     if (!impl_->timed.empty()) out.ask_again = impl_->timed.top_key();
     return;
@@ -257,9 +274,11 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   HEADRACE_CHECK(batch.first != nullptr);
   runner.end = runner.latest = impl_->now;
   runner.variance = 0;
+  Nanos predicted = 0;
   if (entry->costs != nullptr) {
     const CostEstimate cost = entry->costs->predict(batch.key, batch.cost_rows).counted();
     const auto deviation = static_cast<double>(cost.high - cost.typical);
+    predicted = cost.typical;
     runner.end += cost.typical;
     runner.latest += cost.high;
     runner.variance = deviation * deviation;
@@ -282,7 +301,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   ++entry->lanes;
   ++impl_->busy;
   if (entry->costs != nullptr) impl_->promises.after_take(*entry, batch);
-  impl_->ready.took(*entry);
+  runner.charged = impl_->ready.took(*entry, predicted, impl_->now);
   impl_->file(entry);
   out.entry = entry;
   out.rows = batch.rows;
@@ -335,7 +354,7 @@ void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
   --entry->lanes;
   --impl_->busy;
   impl_->promises.ended(*entry, impl_->now - runner.latest);
-  impl_->ready.gave(*entry);
+  impl_->ready.gave(*entry, runner.charged, impl_->now - runner.started);
   impl_->file(entry);
 }
 

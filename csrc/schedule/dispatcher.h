@@ -2,9 +2,10 @@
 // clock or I/O, so that tests/sim can drive it through millions of interleavings. Scheduler holds its one lock around
 // it.
 //
-// Fairness: a free lane takes from the model whose next ticket has the earliest target among those that may run now (a
-// batch is due, and fewer than max_lanes lanes run the model); one without a target has patience for kPatience. So it
-// is first come, first served over all models where there are no targets, and nothing starves where there are.
+// Fairness: of the models that may run now (a batch is due, fewer than max_lanes lanes run it, and what it needs is
+// free), a free lane takes from the one whose next ticket has the earliest turn, among those that have a target in
+// their queue; where none has, from the one that is furthest behind its fair share of lane time (fair_share.h). Those
+// without targets keep a part of the lanes (ready.h), so nothing starves.
 //
 // A ticket that is cancelled, or whose deadline passes, is answered at once, queued or running. A running one keeps its
 // place in its batch (its rows are in it) under a second reference, which the lane gives up after release().
@@ -43,6 +44,7 @@ struct TicketChain {
 
 // What a model may have of what all share.
 struct Share {
+  double weight = 1;                // of lane time, where models without targets compete
   std::uint32_t cores = 0;          // that a batch keeps busy while it runs
   std::vector<ResourceNeed> needs;  // and what else it needs
 };

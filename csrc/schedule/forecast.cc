@@ -18,14 +18,17 @@ void Forecast::begin(Nanos now, const ResourceRoom* resources) {
   forced_ = {};
 }
 
-int Forecast::add_model(const Queue& queue, int lanes, int max_lanes, const ResourceRoom::Needs& needs) {
+int Forecast::add_model(const Queue* queue, int lanes, int max_lanes, const ResourceRoom::Needs& needs) {
   waiting_.clear();
-  queue.append_groups(waiting_);
+  if (queue != nullptr) {
+    queue->append_groups(waiting_);
+    targets_left_ += queue->targets();
+  }
   const std::size_t begin = groups_.size();
   for (const WaitingGroup& each : waiting_) groups_.push_back({each, 0, each.targets});
-  models_.push_back({lanes, max_lanes, begin, groups_.size(), needs.empty() ? nullptr : &needs, false, false});
+  models_.push_back({lanes, max_lanes, begin, groups_.size(), needs.empty() ? nullptr : &needs, false, false,
+                     queue != nullptr ? queue->targets() : 0, false});
   if (!needs.empty()) needs_ = true;
-  targets_left_ += queue.targets();
   return static_cast<int>(models_.size()) - 1;
 }
 
@@ -69,7 +72,7 @@ Forecast::Group* Forecast::first_in_order(Nanos now, int& chosen) {
   Group* best = nullptr;
   for (std::size_t m = 0; m < models_.size(); ++m) {
     const Model& model = models_[m];
-    if (model.lanes >= model.max_lanes || model.lacks) continue;
+    if (model.lanes >= model.max_lanes || model.lacks || (model.targets == 0 && !model.once)) continue;
     Group* first = nullptr;
     for (std::size_t i = model.groups_begin; i < model.groups_end; ++i) {
       Group& group = groups_[i];
@@ -139,14 +142,17 @@ void Forecast::start(Lane& lane, int model, Group& group, std::size_t tickets, N
   lane.free = now + cost.typical;
   lane.variance += deviation * deviation;
   lane.model = model;
-  ++models_[static_cast<std::size_t>(model)].lanes;
-  if (const auto* needs = models_[static_cast<std::size_t>(model)].needs; needs != nullptr) room_.take(*needs);
+  Model& taken = models_[static_cast<std::size_t>(model)];
+  ++taken.lanes;
+  taken.once = false;
+  if (taken.needs != nullptr) room_.take(*taken.needs);
   const Nanos end = lane.free + static_cast<Nanos>(std::sqrt(lane.variance));
   for (const Slot& slot : slots) {
     if (slot.ticket == asked) result.asked_end = end;
     if (slot.target == kNever) continue;
     --targets_left_;
     --group.targets;
+    --taken.targets;
     if (end < slot.target) continue;
     ++result.late;
     if (slot.ticket == asked) result.asked_late = true;

@@ -32,8 +32,10 @@ class Forecast {
 
   // resources: as they are used now; null: there are none.
   void begin(Nanos now, const ResourceRoom* resources = nullptr);
-  // Queued tickets of a model that `lanes` lanes run now; returns its number.
-  int add_model(const Queue& queue, int lanes, int max_lanes, const ResourceRoom::Needs& needs = {});
+  // Queued tickets of a model that `lanes` lanes run now; returns its number. queue: null where it is not played.
+  int add_model(const Queue* queue, int lanes, int max_lanes, const ResourceRoom::Needs& needs = {});
+  // A batch of this model is played although it has no target.
+  void once(int model) { models_[static_cast<std::size_t>(model)].once = true; }
   // In the order in which idle lanes are offered work. model: which it runs until `end`, with that variance; -1: none.
   void add_lane(std::uint32_t device, int model, Nanos end, double variance);
   // Before all others the lane takes the first `tickets` of the model's group with this line.
@@ -56,6 +58,8 @@ class Forecast {
     const ResourceRoom::Needs* needs;  // null: none
     bool lacks;                        // something of these, in its turn
     bool lacks_named;                  // and not cores alone
+    std::size_t targets;               // of its tickets that are left: without any it is not played
+    bool once;                         // but for one batch
   };
   struct Lane {
     std::uint32_t device;

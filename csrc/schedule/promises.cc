@@ -19,18 +19,33 @@ constexpr Nanos kFollowEvery = 50 * kMillisecond;
 void Promises::account(Dispatcher::Entry& entry) {
   const Queue& queue = entry.queue;
   if (entry.costs == nullptr || entry.parked) return;
-  open_cost_ += queue.open_cost() - entry.open_cost;
-  queued_ += queue.size() - entry.counted;
-  entry.open_cost = queue.open_cost();
-  entry.counted = queue.size();
   account_cores(entry);
-  if (entry.waits != queue.empty()) return;
-  entry.waits = !queue.empty();
+  const bool urgent = queue.targets() > 0;
+  if (!urgent && !entry.waits) return;
+  const Nanos open = urgent ? queue.open_cost() : 0;
+  const std::size_t size = urgent ? queue.size() : 0;
+  open_cost_ += open - entry.open_cost;
+  queued_ += size - entry.counted;
+  entry.open_cost = open;
+  entry.counted = size;
+  if (entry.waits == urgent) return;
+  set_urgent(entry);
   const auto count = [&entry](std::size_t& models) { entry.waits ? ++models : --models; };
   count(waiting_);
   if (entry.max_lanes < static_cast<int>(lanes_.size())) count(narrow_);
   if (entry.unruly) count(unruly_);
   if (!entry.needs.empty() && entry.needs.back().place != ResourceRoom::kCores) count(needy_);
+}
+
+// With its first target all that waits for the model goes before those without, and with its last one no longer.
+void Promises::set_urgent(Dispatcher::Entry& entry) {
+  entry.waits = !entry.waits;
+  if (entry.patient == nullptr || entry.patient->all() == 0) return;
+  if (entry.waits) {
+    demand_.add_all(*entry.patient);
+  } else {
+    demand_.remove_all(*entry.patient);
+  }
 }
 
 void Promises::account_cores(Dispatcher::Entry& entry) {
@@ -46,7 +61,7 @@ void Promises::left(Ticket& ticket, bool in_batch) {
     plan_holds_ = false;
     last_refusal_ = {};
   }
-  demand_.remove(ticket.work_place, std::exchange(ticket.work, 0));
+  uncount(*static_cast<const Dispatcher::Entry*>(ticket.model), ticket);
   if (!std::exchange(ticket.promised, false)) return;
   if (ticket.sequence < tight_before_) {
     --tight_;
@@ -72,18 +87,32 @@ void Promises::spend(Nanos work) {
   if (young_.slack != kNever) young_.slack -= work;
 }
 
-void Promises::count(const Dispatcher::Entry& entry, Ticket& ticket) {
+void Promises::count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now) {
   ticket.work = entry.queue.work_of(ticket);
-  ticket.work_place = demand_.add(ticket.order_when, ticket.work);
+  if (ticket.work != 0) ++counted_;
+  if (ticket.target != kNever || entry.waits) ticket.work_place = demand_.add(ticket.order_when, ticket.work);
+  if (ticket.target != kNever) return;
+  if (entry.patient == nullptr) entry.patient = std::make_unique<Demand>();
+  entry.patient->advance(now);
+  ticket.work_place = entry.patient->add(ticket.order_when, ticket.work);
 }
 
-void Promises::unparked(Dispatcher::Entry& entry) {
+void Promises::uncount(const Dispatcher::Entry& entry, Ticket& ticket) {
+  const Nanos work = std::exchange(ticket.work, 0);
+  if (work == 0) return;
+  --counted_;
+  if (ticket.target != kNever || entry.waits) demand_.remove(ticket.work_place, work);
+  if (ticket.target == kNever) entry.patient->remove(ticket.work_place, work);
+}
+
+void Promises::unparked(Dispatcher::Entry& entry, Nanos now) {
   account(entry);
   if (entry.costs == nullptr || entry.queue.empty()) return;
+  demand_.advance(now);
   std::vector<WaitingGroup> groups;
   entry.queue.append_groups(groups);
   for (const WaitingGroup& group : groups) {
-    for (const Slot& slot : group.slots) count(entry, *slot.ticket);
+    for (const Slot& slot : group.slots) count(entry, *slot.ticket, now);
   }
   plan_holds_ = false;
 }
@@ -102,9 +131,9 @@ Nanos Promises::end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, 
   return now + (entry.delays ? entry.queue.policy().max_queue_delay : 0) + (work + lanes - 1) / lanes + batch;
 }
 
-bool Promises::later_keep_time(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
-  return demand_.later_keeps(ticket.order_when,
-                             [&](Nanos work, Nanos begin) { return end_of(entry, work, 0, now) + dearest_ < begin; });
+bool Promises::later_keep_time(const Dispatcher::Entry& entry, Nanos from, Nanos room, Nanos now) const {
+  return demand_.later_keeps(
+      from, [&](Nanos work, Nanos begin) { return end_of(entry, work, 0, now) + dearest_ + room < begin; });
 }
 
 // What could not be had of idle lanes either hurries nobody.
@@ -114,8 +143,9 @@ void Promises::note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, 
 }
 
 // All that waits costs something else now.
-void Promises::recount() {
+void Promises::recount(Nanos now) {
   std::vector<WaitingGroup> groups;
+  demand_.advance(now);
   for (const auto& entry : entries_) {
     if (entry->costs == nullptr || entry->parked || entry->queue.empty()) continue;
     entry->queue.reprice();
@@ -124,8 +154,8 @@ void Promises::recount() {
     entry->queue.append_groups(groups);
     for (const WaitingGroup& group : groups) {
       for (const Slot& slot : group.slots) {
-        demand_.remove(slot.ticket->work_place, slot.ticket->work);
-        count(*entry, *slot.ticket);
+        uncount(*entry, *slot.ticket);
+        count(*entry, *slot.ticket, now);
         if (slot.ticket->promised) dearest_ = std::max(dearest_, Queue::batch_cost(*slot.ticket));
       }
     }
@@ -134,16 +164,16 @@ void Promises::recount() {
 
 // Batches of another size may break a promise: only if a forecast finds that they do not.
 void Promises::follow_haste(Nanos now) {
-  if (!haste_.moved(now) || now < follow_next_ || queued_ > kMostPlayed) return;
+  if (!haste_.moved(now) || now < follow_next_ || counted_ > kMostPlayed) return;
   follow_next_ = now + kFollowEvery;
   const Nanos before = haste_.span();
   haste_.set_span(haste_.exact(now));
-  recount();
+  recount(now);
   if (targets() == 0) return;
   begin_forecast(now);
   if (forecast_.run(kNoSequence, nullptr).late > 0) {
     haste_.set_span(before);
-    recount();
+    recount(now);
     return;
   }
   tight_ = targets();
@@ -153,26 +183,31 @@ void Promises::follow_haste(Nanos now) {
   plan_holds_ = true;
 }
 
-Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
+Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Entry* due, Nanos now) {
   if (ticket->target != kNever) note_haste(entry, *ticket, now);
   const Nanos open = open_cost_;
-  account(entry);
+  const bool came = !entry.waits && ticket->target != kNever;
   demand_.advance(now);
-  count(entry, *ticket);
-  const Nanos added = ticket->work + open_cost_ - open;
+  account(entry);
+  count(entry, *ticket, now);
+  // With the first target of a model come those that waited there without.
+  const Nanos brought = came && entry.patient != nullptr ? entry.patient->all() : 0;
+  const Nanos added = ticket->work + brought + open_cost_ - open;
   next_sequence_ = ticket->sequence + 1;
+  if (!entry.waits) return Status();
   if (targets() == 0) {
     latest_ = dearest_ = 0;
     old_ = young_ = {};
     young_from_ = tight_before_ = ticket->sequence;
   }
-  const bool last = targets() == 0 || (unruly_ == 0 && ticket->order_when >= latest_);
+  const bool last = targets() == 0 || (unruly_ == 0 && brought == 0 && ticket->order_when >= latest_);
   plan_holds_ = false;
   if (ticket->target == kNever) {
     if (!last) spend(added);
     return Status();
   }
   dearest_ = std::max(dearest_, Queue::batch_cost(*ticket));
+  const Nanos room = due != nullptr && due != &entry && due->costs != nullptr ? due->queue.open_cost() : 0;
   const auto promised = [&] {
     latest_ = std::max(latest_, ticket->order_when);
     ticket->promised = true;
@@ -184,9 +219,10 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
   const auto harmless = [&] {
     if (last) return true;
     if (tight_ > 0) return false;
-    return slack() >= added || (unruly_ == 0 && end < ticket->order_when && later_keep_time(entry, *ticket, now));
+    return slack() - room >= added || (unruly_ == 0 && end + room < ticket->order_when &&
+                                       later_keep_time(entry, brought > 0 ? 0 : ticket->order_when, room, now));
   };
-  if (end < ticket->target && harmless()) {
+  if (end + room < ticket->target && harmless()) {
     if (!last) spend(added);
     if (tight_ == 0) promised_before_ = next_sequence_;
     ++young_.tickets;
@@ -201,7 +237,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
   Forecast::Result result{1, true, as_before ? last_refusal_.end : end};
   bool taken_out = false;
   if (!as_before && queued_ <= kMostPlayed) {
-    if (played(entry, ticket, now, taken_out, result)) {
+    if (played(entry, ticket, due, now, taken_out, result)) {
       tight_ = targets() + 1;
       tight_before_ = young_from_ = next_sequence_;
       old_ = young_ = {};
@@ -210,7 +246,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
     if (result.asked_late) last_refusal_ = {&entry, shape, ticket->order_when, ticket->rows, result.asked_end};
   }
   const Nanos target = ticket->target;
-  demand_.remove(ticket->work_place, std::exchange(ticket->work, 0));
+  uncount(entry, *ticket);
   if (!taken_out) entry.queue.remove(ticket);
   account(entry);
   next_sequence_ = ticket->sequence;
@@ -221,13 +257,19 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now) {
   return refusal(entry, *ticket, target, result, now);
 }
 
-// What stands in the queues and runs on the lanes, as it is now.
-void Promises::begin_forecast(Nanos now) {
+// What stands in the queues and runs on the lanes, as it is now: of the models with targets, and besides them a single
+// batch of one other, and of one that is promoted.
+void Promises::begin_forecast(Nanos now, const Dispatcher::Entry* besides) {
   forecast_.begin(now, &resources_);
   for (const auto& entry : entries_) {
-    entry->number = (entry->queue.empty() && entry->lanes == 0) || entry->parked
-                        ? -1
-                        : forecast_.add_model(entry->queue, entry->lanes, entry->max_lanes, entry->needs);
+    const bool other = entry.get() == besides || entry->promoted;
+    const bool plays = (entry->queue.targets() > 0 || other) && !entry->parked;
+    if (!plays && entry->lanes == 0) {
+      entry->number = -1;
+      continue;
+    }
+    entry->number = forecast_.add_model(plays ? &entry->queue : nullptr, entry->lanes, entry->max_lanes, entry->needs);
+    if (other && entry->queue.targets() == 0) forecast_.once(entry->number);
   }
   for (const LaneState& each : lanes_) {
     const bool idle = each.entry == nullptr;
@@ -236,15 +278,26 @@ void Promises::begin_forecast(Nanos now) {
 }
 
 // The second way. False: `result` says why; the ticket may have been taken out of its queue.
-bool Promises::played(Dispatcher::Entry& entry, Ticket* ticket, Nanos now, bool& taken_out, Forecast::Result& result) {
+bool Promises::played(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now,
+                      bool& taken_out, Forecast::Result& result) {
   begin_forecast(now);
-  if (forecast_.run(kNoSequence, ticket).late == 0) {
+  result = forecast_.run(kNoSequence, ticket);
+  const bool all = result.late == 0;
+  if (!all && !leaves_in_time(entry, ticket, nullptr, now, taken_out, result)) return false;
+  // And if the one that is due goes first?
+  if (due != nullptr && due != &entry && !leaves_in_time(entry, ticket, due, now, taken_out, result)) return false;
+  if (all) {
     promised_before_ = next_sequence_;
     plan_holds_ = true;
-    return true;
   }
-  const auto forecast = [this, now](const Ticket* asked) {
-    begin_forecast(now);
+  return true;
+}
+
+// The ticket is in time, and nobody is late by it who would not be else.
+bool Promises::leaves_in_time(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now,
+                              bool& taken_out, Forecast::Result& result) {
+  const auto forecast = [this, due, now](const Ticket* asked) {
+    begin_forecast(now, due);
     return forecast_.run(promised_before_, asked);
   };
   result = forecast(ticket);
@@ -280,11 +333,58 @@ Status Promises::refusal(const Dispatcher::Entry& entry, const Ticket& ticket, N
                                        " requests are ahead; allow more time, or retry later"};
 }
 
+// Of those with targets, once the lane has taken the batch that these options make: then batches that these tickets may
+// join.
+std::size_t Promises::late_after(int lane, Dispatcher::Entry& entry, const TakeOptions& options,
+                                 std::uint64_t joins_before, Nanos now) {
+  std::span<const Slot> slots;
+  const Extent extent = entry.queue.next_extent(now, options, slots);
+  if (extent.tickets == 0) return 0;  // the turn of what has waited longest: it is not put off
+  begin_forecast(now, &entry);
+  forecast_.take_first(lane, entry.number, slots.data(), extent.tickets);
+  return forecast_.run(joins_before, nullptr, kMostPlayed).late;
+}
+
+bool Promises::may_go_first(int lane, Dispatcher::Entry& entry, Nanos now) {
+  if (targets() == 0) return true;
+  if (tight_ == 0) {
+    const Nanos cost = entry.costs != nullptr ? entry.queue.open_cost() : 0;
+    if (slack() < cost) return false;
+    spend(cost);
+    return true;
+  }
+  std::size_t late = 0;
+  if (entry.lacks) {
+    begin_forecast(now, &entry);
+    late = forecast_.run(promised_before_, nullptr, kMostPlayed).late;
+  } else {
+    TakeOptions options;
+    options.device = lanes_[static_cast<std::size_t>(lane)].device;
+    late = late_after(lane, entry, options, promised_before_, now);
+  }
+  if (late == 0) plan_holds_ = false;
+  return late == 0;
+}
+
 TakeOptions Promises::before_take(int index, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until) {
   TakeOptions options;
   options.device = lanes_[static_cast<std::size_t>(index)].device;
   follow_haste(now);
   if (targets() == 0) return options;
+  if (entry.queue.targets() == 0 && !entry.promoted) {
+    // Nobody with a target can go now. What it takes may still be what one of them waits for.
+    const Nanos cost = entry.costs != nullptr ? entry.queue.open_cost() : 0;
+    const bool in_the_way =
+        tight_ > 0 ? late_after(index, entry, options, promised_before_, now) > 0 : needy_ > 0 && slack() < cost;
+    if (in_the_way) {
+      begin_forecast(now);
+      hold_until = forecast_.hold(index);
+    } else if (tight_ == 0 && needy_ > 0) {
+      spend(cost);
+    }
+    options.trials = tight_ == 0;
+    return options;
+  }
   if (tight_ == 0 && slack() >= 0) {
     promised_before_ = next_sequence_;
     options.trials = slack() >= dearest_;
@@ -292,16 +392,10 @@ TakeOptions Promises::before_take(int index, Dispatcher::Entry& entry, Nanos now
   }
   options.trials = false;
   if (plan_holds_) return options;
-  // The batch that these options make, and after it batches that these tickets may join.
   const auto try_with = [&](std::uint64_t takes_before, std::uint64_t joins_before) {
     TakeOptions tried = options;
     tried.joins_before = takes_before;
-    std::span<const Slot> slots;
-    const Extent extent = entry.queue.next_extent(now, tried, slots);
-    if (extent.tickets == 0) return std::size_t{0};  // the turn of what has waited longest: it is not put off
-    begin_forecast(now);
-    forecast_.take_first(index, entry.number, slots.data(), extent.tickets);
-    return forecast_.run(joins_before, nullptr, kMostPlayed).late;
+    return late_after(index, entry, tried, joins_before, now);
   };
   if (try_with(kNoSequence, kNoSequence) == 0) {
     promised_before_ = next_sequence_;
@@ -317,7 +411,7 @@ TakeOptions Promises::before_take(int index, Dispatcher::Entry& entry, Nanos now
   }
   const auto busy = [](const LaneState& lane) { return lane.entry != nullptr; };
   if (late == 0 || std::none_of(lanes_.begin(), lanes_.end(), busy)) return options;
-  begin_forecast(now);
+  begin_forecast(now, &entry);
   const Nanos until = forecast_.hold(index);
   if (until != kNever && forecast_.run(promised_before_, nullptr, kMostPlayed).late < late) hold_until = until;
   return options;

@@ -11,6 +11,9 @@
 // the first does not promise is refused.
 //
 // What rests on a forecast is `tight` while it is queued. Only then do batches ask for forecasts too.
+//
+// Models without a target in their queue go after those with one, so what waits there is not counted, but for one batch
+// of a model that is due all the same (ready.h): newcomers leave room for it, and it goes once it harms no promise.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +40,11 @@ class Promises {
       : lanes_(lanes), entries_(entries), resources_(resources) {}
 
   // The ticket has just been pushed, as the newest. Refused (DEADLINE_EXCEEDED): it is no longer in its queue.
-  Status admit(Dispatcher::Entry& entry, Ticket* ticket, Nanos now);
+  // due: a model that may go before all those with targets, once; null: none.
+  Status admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Entry* due, Nanos now);
+  // A model without targets goes before those with some. False: it would harm promises now. Room for one batch of it is
+  // left from then on.
+  bool may_go_first(int lane, Dispatcher::Entry& entry, Nanos now);
   // How the lane may take the entry's next batch without making anybody late that would not be late otherwise.
   // hold_until is set where it should take none: where another lane will be free before the one that only it can keep
   // its promise to.
@@ -54,7 +61,7 @@ class Promises {
   // How soon those who came lately wanted their answers.
   const Haste& haste() const { return haste_; }
   // What waited for the entry while it was parked counts from now on.
-  void unparked(Dispatcher::Entry& entry);
+  void unparked(Dispatcher::Entry& entry, Nanos now);
 
  private:
   // Promised by the first way. Of the tickets of about one queue's passing, the least slack; two generations of them,
@@ -94,13 +101,20 @@ class Promises {
   void spend(Nanos work);
   void note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
   void follow_haste(Nanos now);
-  void recount();
+  void recount(Nanos now);
   void account_cores(Dispatcher::Entry& entry);
-  void count(const Dispatcher::Entry& entry, Ticket& ticket);
+  void count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now);
+  void uncount(const Dispatcher::Entry& entry, Ticket& ticket);
+  void set_urgent(Dispatcher::Entry& entry);
   Nanos end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const;
-  bool later_keep_time(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
-  bool played(Dispatcher::Entry& entry, Ticket* ticket, Nanos now, bool& taken_out, Forecast::Result& result);
-  void begin_forecast(Nanos now);
+  bool later_keep_time(const Dispatcher::Entry& entry, Nanos from, Nanos room, Nanos now) const;
+  bool played(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now, bool& taken_out,
+              Forecast::Result& result);
+  bool leaves_in_time(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now,
+                      bool& taken_out, Forecast::Result& result);
+  void begin_forecast(Nanos now, const Dispatcher::Entry* besides = nullptr);
+  std::size_t late_after(int lane, Dispatcher::Entry& entry, const TakeOptions& options, std::uint64_t joins_before,
+                         Nanos now);
   static Status refusal(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos target,
                         const Forecast::Result& result, Nanos now);
 
@@ -111,9 +125,11 @@ class Promises {
   Demand demand_;
   Haste haste_;
   Nanos follow_next_ = 0;    // when it is looked at again
-  Nanos open_cost_ = 0;      // of all queues
+  std::size_t counted_ = 0;  // tickets of all queues, whose work is known
+  // Of models with a target in their queue:
+  Nanos open_cost_ = 0;      // of their queues
   std::size_t queued_ = 0;   // tickets in them
-  std::size_t waiting_ = 0;  // models with queued tickets
+  std::size_t waiting_ = 0;  // the models
   std::size_t narrow_ = 0;   // of these, those that may not have all lanes
   std::size_t needy_ = 0;    // those that need named resources
   Cores cores_;              // that those keep busy which wait or run

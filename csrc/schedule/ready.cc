@@ -7,17 +7,59 @@
 namespace headrace {
 
 void Ready::set(Entry* entry, Turn turn) {
-  if (entry->lacks && entry->turn != turn) stop_waiting(entry);
+  const bool stands = turn.sequence != kNoSequence;
+  if (entry->promoted && entry->turn < turn) {  // whom it was promoted for has left
+    entry->promoted = false;
+    promoted_ = nullptr;
+  }
   entry->turn = turn;
-  if (entry->lacks) {
-    // It stands where it stood.
-  } else if (turn.sequence != kNoSequence) {
-    heap_.set(entry, turn);
-  } else {
-    heap_.remove(entry);
+  Rank rank;
+  if (stands) {
+    if (entry->promoted || entry->queue.targets() > 0) {
+      rank = {false, turn.when, turn.sequence};
+    } else {
+      fair_.ready(entry->account);
+      rank = {true, entry->account.tag, turn.sequence};
+    }
+  } else if (entry->queue.empty()) {
+    FairShare::idle(entry->account);
+  }
+  if (!entry->lacks || !stands || entry->rank != rank) {
+    if (entry->lacks) stop_waiting(entry);
+    if (!stands || !rank.patient) patient_.remove(entry);
+    if (!stands || rank.patient) urgent_.remove(entry);
+    entry->rank = rank;
+    if (stands) stand(entry);
   }
   for (const ResourceRoom::Taken& need : entry->needs) wake(need.place);
-  settle();
+  settle(urgent_);
+  settle(patient_);
+}
+
+void Ready::stand(Entry* entry) {
+  if (entry->rank.patient) {
+    patient_.set(entry, entry->rank);
+  } else {
+    urgent_.set(entry, entry->rank);
+  }
+}
+
+Ready::Entry* Ready::due(Nanos now) const {
+  if (promoted_ != nullptr) return promoted_;
+  if (now < due_from_) return nullptr;
+  Entry* entry = patient_.empty() ? nullptr : patient_.top();
+  if (!patient_waiting_.empty()) {
+    const Waiter& first = *patient_waiting_.begin();
+    if (entry == nullptr || first.rank < entry->rank) entry = first.entry;
+  }
+  return entry != nullptr && entry->turn.when <= now ? entry : nullptr;
+}
+
+void Ready::promote(Entry* entry) {
+  HEADRACE_CHECK(promoted_ == nullptr && entry->rank.patient);
+  promoted_ = entry;
+  entry->promoted = true;
+  set(entry, entry->turn);
 }
 
 bool Ready::may_run(const Entry& entry, bool& lacks_named) const {
@@ -25,36 +67,40 @@ bool Ready::may_run(const Entry& entry, bool& lacks_named) const {
   bool lacks_cores = false;
   for (const ResourceRoom::Taken& need : entry.needs) {
     const Waiter* first = first_waiting(need.place);
-    if ((first == nullptr || !(first->turn < entry.turn)) && resources_.fits(need)) continue;
+    if ((first == nullptr || !(first->rank < entry.rank)) && resources_.fits(need)) continue;
     (need.place == ResourceRoom::kCores ? lacks_cores : lacks_named) = true;
   }
   return !lacks_cores && !lacks_named;
 }
 
 // What stands first may run.
-void Ready::settle() {
-  while (!heap_.empty()) {
-    Entry* entry = heap_.top();
+template <class Heap>
+void Ready::settle(Heap& heap) {
+  while (!heap.empty()) {
+    Entry* entry = heap.top();
     bool lacks_named = false;
     if (entry->needs.empty() || may_run(*entry, lacks_named)) return;
+    heap.remove(entry);
     wait(entry, lacks_named);
+    if (lacks_named) wake(ResourceRoom::kCores);  // which it keeps no longer
   }
 }
 
 void Ready::wait(Entry* entry, bool lacks_named) {
-  heap_.remove(entry);
   entry->lacks = true;
   entry->lacks_named = lacks_named;
+  if (entry->rank.patient) patient_waiting_.insert({entry->rank, entry});
   for (const ResourceRoom::Taken& need : entry->needs) {
     if (need.place == ResourceRoom::kCores && lacks_named) continue;
-    waiting(need.place).insert({entry->turn, entry});
+    waiting(need.place).insert({entry->rank, entry});
   }
 }
 
 void Ready::stop_waiting(Entry* entry) {
   for (const ResourceRoom::Taken& need : entry->needs) {
-    if (need.place < waiting_.size()) waiting_[need.place].erase({entry->turn, entry});
+    if (need.place < waiting_.size()) waiting_[need.place].erase({entry->rank, entry});
   }
+  patient_waiting_.erase({entry->rank, entry});
   entry->lacks = false;
 }
 
@@ -63,14 +109,43 @@ void Ready::wake(std::size_t place) {
   if (first == nullptr) return;
   Entry* entry = first->entry;
   bool lacks_named = false;
-  if (!may_run(*entry, lacks_named) && lacks_named == entry->lacks_named) return;
-  stop_waiting(entry);
-  heap_.set(entry, entry->turn);
+  if (may_run(*entry, lacks_named)) {
+    stop_waiting(entry);
+    stand(entry);
+  } else if (lacks_named != entry->lacks_named) {
+    // It keeps cores from others no longer, or from now on.
+    stop_waiting(entry);
+    wait(entry, lacks_named);
+    if (lacks_named) wake(ResourceRoom::kCores);
+  }
+}
+
+Nanos Ready::took(Entry& entry, Nanos predicted, Nanos now) {
+  resources_.take(entry.needs);
+  const bool charged = entry.rank.patient || entry.promoted;
+  if (entry.promoted) {
+    entry.promoted = false;
+    promoted_ = nullptr;
+  }
+  if (!charged) return kNever;
+  const Nanos charge = fair_.take(entry.account, predicted);
+  due_from_ = now + kPart * charge / lanes_;
+  return charge;
+}
+
+void Ready::gave(Entry& entry, Nanos charged, Nanos took) {
+  resources_.give(entry.needs);
+  if (charged == kNever) {
+    entry.account.last = took;
+  } else {
+    FairShare::ended(entry.account, charged, took);
+  }
 }
 
 void Ready::look_again() {
   for (std::size_t place = 0; place < waiting_.size(); ++place) wake(place);
-  settle();
+  settle(urgent_);
+  settle(patient_);
 }
 
 std::set<Ready::Waiter>& Ready::waiting(std::size_t place) {

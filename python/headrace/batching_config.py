@@ -1,6 +1,6 @@
 """What config.pbtxt says of batching, queues and priorities, and the `parameters` that go with it. Pure.
 
-Field names and meanings are Triton's; `latency_objective_ms` is a parameter of Headrace's own.
+Field names and meanings are Triton's; `latency_objective_ms` and `weight` are parameters of Headrace's own.
 """
 
 import math
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from headrace.config import Config
     from headrace.engine import BatchingOptions, LevelQueueOptions
 
-__all__ = ["OBJECTIVE", "ConfigReader", "read_batching"]
+__all__ = ["OBJECTIVE", "WEIGHT", "ConfigReader", "read_batching"]
 
 OBJECTIVE = "latency_objective_ms"
+WEIGHT = "weight"
 _LONGEST_TIMEOUT = 1 << 50  # microseconds: 35 years
 _LONGEST_OBJECTIVE = 3_600_000.0  # milliseconds
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100  # as the core's
 _MOST_LEVELS = 1 << 16
 
 
@@ -60,6 +62,7 @@ def read_batching(reader: ConfigReader, message: Any, stated: int | None) -> "Ba
         "level_queues": {},
         "ragged_inputs": [tensor.name for tensor in message.input if tensor.allow_ragged_batch],
         "max_lanes": _max_lanes(reader, message),
+        "weight": _weight(reader, message),
         "resources": _resources(reader, message),
     }
     if not message.HasField("dynamic_batching"):
@@ -97,6 +100,22 @@ def _objective(reader: ConfigReader, message: Any) -> int:
             f"parameters.{OBJECTIVE} is '{text}': it must be a number of milliseconds, over 0 and at most an hour"
         )
     return round(number * 1_000_000)
+
+
+def _weight(reader: ConfigReader, message: Any) -> float:
+    """parameters.weight, over the priority of a rate limiter that counts."""
+    weight = 1.0
+    if WEIGHT in message.parameters:
+        text = message.parameters[WEIGHT].string_value.strip()
+        weight = float(text) if re.fullmatch(r"\d{1,3}(\.\d{1,6})?", text) else math.nan
+        if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+            raise reader.wrong(
+                f"parameters.{WEIGHT} is '{text}': it must be a number from {_LEAST_WEIGHT} to {_MOST_WEIGHT}"
+            )
+    if reader.config.rate_limit == "off":
+        return weight
+    priorities = [max(1, group.rate_limiter.priority) for group in message.instance_group]
+    return max(_LEAST_WEIGHT, weight / min(priorities, default=1))
 
 
 def _queue(policy: Any) -> "LevelQueueOptions":

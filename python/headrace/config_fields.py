@@ -87,7 +87,7 @@ FIELDS: dict[str, Row] = {
         _A, "1 or more; more than --rate-limit-resource says there is are a fault of the load"
     ),
     "instance_group.rate_limiter.resources.global": Row(_A, "the server has it once, and not once for each device"),
-    "instance_group.rate_limiter.priority": Row(_W, "models share the lanes fairly"),
+    "instance_group.rate_limiter.priority": Row(_A, "divides the model's weight: 2 gets half of what 1 gets; 0 is 1"),
     "instance_group.passive": Row(_R, "a model that is loaded and never run would be of no use here"),
     "instance_group.secondary_devices": Row(_W, _CPU),
     "instance_group.host_policy": Row(_W, "lanes are not bound to parts of the host"),
@@ -164,6 +164,7 @@ PARAMETERS: dict[str, Row] = {
     "strict_device": Row(_A, "1: a model that cannot run where it is asked to is not served"),
     "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),
     "enable_mem_pattern": Row(_A, "0: no plan of memory is made"),
+    "weight": Row(_A, "of the lane time that models without targets share: 0.01 to 100; 1 where none is given"),
     "latency_objective_ms": Row(
         _A, "requests should be answered in so many milliseconds: they go by that, and what cannot make it is refused"
     ),

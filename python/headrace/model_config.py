@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import json_format, text_format
 
 from headrace import _proto, providers
-from headrace.batching_config import OBJECTIVE, read_batching
+from headrace.batching_config import OBJECTIVE, WEIGHT, read_batching
 from headrace.config import Config
 from headrace.config_fields import Treatment, row_of
 from headrace.errors import InvalidArgument, Unimplemented
@@ -43,7 +43,7 @@ _PASSED_ON = ("session.", "optimization.", "ep.")  # parameters that are the run
 
 SCHEDULE = "headrace"  # the parameter in which the server shows what its scheduler does; not read
 _MOST_NESTED = 32  # levels of a JSON configuration
-_READ_ELSEWHERE = {OBJECTIVE, SCHEDULE}
+_READ_ELSEWHERE = {OBJECTIVE, WEIGHT, SCHEDULE}
 _NO_EFFECT = "it has no effect here"
 
 

@@ -43,6 +43,7 @@ class BatchingOptions(TypedDict, total=False):
     default_timeout_ns: int  # of a request, from its last byte on; 0 is none
     allow_timeout_override: bool  # a request's own `timeout` may shorten it
     max_lanes: int  # instance_group.count: lanes that may run the model at one time; 0 is all
+    weight: float  # of lane time, where models without targets compete
     resources: list[Resource]  # instance_group.rate_limiter: what a batch needs while it runs
     delay_late: bool  # past its timeout a request goes behind the others, and is not ended
     latency_objective_ns: int  # from a request's last byte to its answer; 0 is none
@@ -111,6 +112,7 @@ class Schedule(TypedDict):
     learning: bool
     policy: dict[str, Any]
     lanes: LaneCounts
+    weight: float  # of lane time: parameters.weight over rate_limiter.priority
     compute_threads: int  # of one run
     cores: CoreCounts
     resources: list[ResourceCounts]  # that a batch needs

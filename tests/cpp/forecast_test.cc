@@ -27,7 +27,7 @@ class ForecastTest : public ::testing::Test {
   }
   void begin(int lanes = 1, int max_lanes = 8, Nanos now = 0) {
     forecast_.begin(now);
-    EXPECT_EQ(forecast_.add_model(*queue_, 0, max_lanes), 0);
+    EXPECT_EQ(forecast_.add_model(&*queue_, 0, max_lanes), 0);
     for (int i = 0; i < lanes; ++i) forecast_.add_lane(0, -1, now, 0);
   }
 
@@ -68,7 +68,7 @@ TEST_F(ForecastTest, LanesShareTheWorkUpToTheModelsBound) {
 TEST_F(ForecastTest, RunningBatchesEndFirst) {
   Ticket* a = pushed(1000);
   forecast_.begin(50);
-  forecast_.add_model(*queue_, 1, 1);
+  forecast_.add_model(&*queue_, 1, 1);
   forecast_.add_lane(0, 0, 300, 0);
   forecast_.add_lane(1, -1, 50, 0);
   // The idle lane may not run the model before the other has ended, and then the first is offered it first.
@@ -78,7 +78,7 @@ TEST_F(ForecastTest, RunningBatchesEndFirst) {
 TEST_F(ForecastTest, AnOverrunIsOverNow) {
   Ticket* a = pushed(1000);
   forecast_.begin(500);
-  forecast_.add_model(*queue_, 1, 2);
+  forecast_.add_model(&*queue_, 1, 2);
   forecast_.add_lane(0, 0, 300, 0);
   EXPECT_EQ(forecast_.run(kNoSequence, a).asked_end, 610);
 }
@@ -88,7 +88,7 @@ TEST_F(ForecastTest, DeviationsAddAsSquares) {
   for (int i = 0; i < 4; ++i) pushed(1000);
   Ticket* fifth = pushed(1001);
   forecast_.begin(0);
-  forecast_.add_model(*queue_, 0, 1);
+  forecast_.add_model(&*queue_, 0, 1);
   forecast_.add_lane(0, -1, 0, 0);
   EXPECT_EQ(forecast_.run(kNoSequence, fifth).asked_end, 250 + 56);
 }
@@ -131,7 +131,7 @@ TEST_F(ForecastTest, AFirstMoveCanBeForcedAndCounts) {
 TEST_F(ForecastTest, ALaneCanBeHeldUntilAnotherIsFree) {
   pushed(1000);
   forecast_.begin(0);
-  forecast_.add_model(*queue_, 1, 2);
+  forecast_.add_model(&*queue_, 1, 2);
   forecast_.add_lane(0, -1, 0, 0);
   forecast_.add_lane(0, 0, 70, 0);
   EXPECT_EQ(forecast_.hold(0), 70);

@@ -1,4 +1,4 @@
-"""What config.pbtxt's rate limiter says of a batch's needs."""
+"""What config.pbtxt says of a model's share: weight, and the rate limiter's resources."""
 
 import pytest
 
@@ -49,3 +49,28 @@ def test_a_rate_limiter_that_cannot_be(resources: str, words: str) -> None:
     with pytest.raises(InvalidArgument) as raised:
         limited(f"instance_group {{ rate_limiter {{ {resources} }} }}")
     assert words in raised.value.message
+
+
+def weight_of(text: str) -> float:
+    return limited(text).batching["weight"]
+
+
+def test_a_weight_is_a_parameter_and_priorities_divide_it() -> None:
+    parameter = 'parameters { key: "weight" value { string_value: "%s" } } '
+    limiter = "instance_group { rate_limiter { priority: %d } }"
+    assert weight_of("") == 1
+    assert weight_of(parameter % "2.5") == 2.5
+    assert weight_of(limiter % 4) == 0.25
+    assert weight_of(limiter % 0) == 1
+    assert weight_of(parameter % "3" + limiter % 2) == 1.5
+    assert weight_of(limiter % 4_000_000) == 0.01
+    assert limited(parameter % "2").warnings == ()
+    off = model_config.read("m", limiter % 4, config.resolve({}, host=HOST))
+    assert off.batching["weight"] == 1
+    assert "no effect without --rate-limit execution_count" in off.warnings[0]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "0.009", "100.5", "heavy", "1e2", "nan"])
+def test_a_weight_that_cannot_be(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"weight is '.*': it must be a number from 0.01 to 100"):
+        weight_of(f'parameters {{ key: "weight" value {{ string_value: "{text}" }} }}')

@@ -66,6 +66,7 @@ def test_without_a_file_the_probe_decides() -> None:
         "level_queues": {},
         "ragged_inputs": [],
         "max_lanes": 0,
+        "weight": 1.0,
         "resources": [],
     }
 

@@ -13,14 +13,12 @@ std::size_t World::wanted(const Lane& lane) const {
 }
 
 // A lane is kept free for one that is promised a time: then the dispatcher names another.
-bool World::held(const Pick& pick) const {
-  return scenario_.exact && pick.model >= 0 && named_ > clock_.time && named_ != kNever;
-}
+bool World::held() const { return scenario_.exact && named_ > clock_.time && named_ != kNever; }
 
 // An idle lane takes until it stands in the runtime or there is nothing left.
 void World::give_work(Lane& lane) {
   while (lane.placement == nullptr) {
-    const Pick pick = reference_.next(clock_.time);
+    const std::vector<Pick> picks = reference_.picks(clock_.time);
     dispatcher_.take(lane.index, clock_.time, lane.assignment);
     if (lane.assignment.entry == nullptr) {
       if (!withheld_.empty()) {
@@ -28,18 +26,23 @@ void World::give_work(Lane& lane) {
         continue;
       }
       named_ = lane.assignment.ask_again;
-      if (held(pick)) {
+      const auto waits = std::find_if(picks.begin(), picks.end(), [](const Pick& pick) { return pick.certain; });
+      if (waits != picks.end() && held()) {
         REACHED(report_, lane_held);
         return;
       }
-      REQUIRE(report_, pick.model < 0, kLaneIdle,
-              "a free lane gets nothing while request " + std::to_string(pick.ids.front()) + " waits");
+      REQUIRE(report_, waits == picks.end(), kLaneIdle,
+              "a free lane gets nothing while request " + std::to_string(waits->ids.front()) + " waits");
+      if (!picks.empty()) {
+        REACHED(report_, resource_short);
+        return;
+      }
       REQUIRE(report_, named_ == reference_.next_time(clock_.time), kLaneIdle,
               "the time to ask again is " + std::to_string(named_) + ", and should be " +
                   std::to_string(reference_.next_time(clock_.time)));
       return;
     }
-    check_batch(lane, pick);
+    check_batch(lane, picks);
     lane.placement = static_cast<Placement*>(Dispatcher::model(lane.assignment.entry));
     lane.halvings = 0;
     lane.unsettled.clear();
@@ -50,13 +53,15 @@ void World::give_work(Lane& lane) {
       request.lane = lane.index;
       lane.unsettled.push_back(request.id);
     }
+    if (scenario_.fair) check_shares(*lane.placement, lane.assignment.rows);
     reference_.took(lane.placement->reference);
     reference_.lane(lane.placement->reference, +1);
+    check_budget();
     go_on(lane, true);
   }
 }
 
-void World::check_batch(const Lane& lane, const Pick& pick) {
+void World::check_batch(const Lane& lane, const std::vector<Pick>& picks) {
   const auto& tickets = lane.assignment.tickets;
   const auto* placement = static_cast<Placement*>(Dispatcher::model(lane.assignment.entry));
   const BatchingPolicy& policy = placement->plan.policy;
@@ -71,7 +76,11 @@ void World::check_batch(const Lane& lane, const Pick& pick) {
   REQUIRE(report_, !placement->plan.batched() || rows <= policy.max_batch_size, kBatchLimit,
           std::to_string(rows) + " rows for " + who);
   REQUIRE(report_, rows == lane.assignment.rows, kBooks, "the batch's rows are not its tickets' rows");
-  REQUIRE(report_, pick.model >= 0, kFair, "nothing is due, yet a lane got " + who);
+  const auto found = std::find_if(picks.begin(), picks.end(),
+                                  [placement](const Pick& each) { return each.model == placement->reference; });
+  REQUIRE(report_, found != picks.end(), kFair, "nothing is due of this model, yet a lane got " + who);
+  const Pick& pick = *found;
+  check_turn(pick, picks, who);
   check_starving(lane);
   // What is known of costs may close a batch early.
   const bool cut = scenario_.exact && !tickets.empty() && tickets.size() < pick.ids.size();
@@ -99,8 +108,79 @@ void World::check_batch(const Lane& lane, const Pick& pick) {
   if (shapes.size() > 4) REACHED(report_, many_shapes_waiting);
 }
 
-// Once a request has lost its patience nobody goes before it who came after that; of a model with turns, so many
-// batches at most.
+// Who has a target goes first, earliest first; who can wait goes when nobody else can, or as one that has waited too
+// long.
+void World::check_turn(const Pick& pick, const std::vector<Pick>& picks, const std::string& who) {
+  const bool hidden = plant_ == Plant::kHiddenCores || plant_ == Plant::kHiddenResource;
+  REQUIRE(report_, pick.fits || hidden, kBudget, "what it needs is not there for " + who);
+  for (const Pick& other : picks) {
+    if (other.model == pick.model || hidden) continue;
+    if (!other.fits && pick.fits) REACHED(report_, cores_short);
+    if (!other.certain || !other.urgent) continue;
+    if (!pick.urgent) {
+      REQUIRE(report_, pick.overdue, kFair,
+              "request " + std::to_string(other.ids.front()) + ", which has a target, should have gone before " + who);
+      REACHED(report_, part_of_the_patient);
+      continue;
+    }
+    const bool earlier = other.when != pick.when ? other.when < pick.when : other.ids.front() < pick.ids.front();
+    REQUIRE(report_, !earlier, kFair,
+            "request " + std::to_string(other.ids.front()) + " should have gone before " + who);
+  }
+  // One that can wait, and has waited too long, is passed by those with targets for a bounded time only.
+  Nanos bound = kNever;
+  if (scenario_.part) {
+    REACHED(report_, part_world);
+    for (const ModelPlan& plan : scenario_.models) bound = std::min(bound, plan.policy.patience);
+    for (const ModelPlan& plan : scenario_.models) bound += 20 * plan.run_time(plan.policy.max_batch_size, 100);
+  }
+  std::map<int, Nanos> still;
+  for (const Pick& other : picks) {
+    if (other.model == pick.model || other.urgent || !other.overdue || !other.certain || !pick.urgent) continue;
+    const auto before = overdue_.find(other.model);
+    const Nanos since = before == overdue_.end() ? clock_.time : before->second;
+    REQUIRE(report_, clock_.time - since <= bound, kStarved,
+            "request " + std::to_string(other.ids.front()) + " is passed by those with targets for ever");
+    still.emplace(other.model, since);
+  }
+  overdue_ = std::move(still);
+}
+
+// The theorem of start-time fair queueing, of models that have had work all the time.
+void World::check_shares(Placement& placement, std::int64_t rows) {
+  const auto largest = [](const Placement& each) {
+    return static_cast<double>(each.plan.run_time(std::max<std::int64_t>(each.plan.policy.max_batch_size, 1), 100)) /
+           each.plan.weight;
+  };
+  placement.served += static_cast<double>(placement.plan.run_time(rows, 100)) / placement.plan.weight;
+  for (const Placement* other : loaded_) {
+    if (other == &placement || reference_.waiting(other->reference) == 0) continue;
+    const double bound = static_cast<double>(scenario_.lanes + 1) * (largest(placement) + largest(*other));
+    REQUIRE(report_, placement.served - other->served <= bound + 1000, kShare,
+            placement.plan.name + " has got " + std::to_string(placement.served - other->served) + " ns more than " +
+                other->plan.name + " by their weights, and " + std::to_string(bound) + " are allowed");
+  }
+}
+
+void World::check_budget() {
+  Needs used;
+  int runs = 0;
+  for (const auto& lane : lanes_) {
+    if (lane->placement == nullptr) continue;
+    const Needs& needs = lane->placement->plan.needs;
+    used.cores += needs.cores;
+    used.named += needs.named;
+    ++runs;
+  }
+  const Needs& room = scenario_.room;
+  REQUIRE(report_, runs < 2 || room.cores == 0 || used.cores <= room.cores, kBudget,
+          std::to_string(used.cores) + " cores are busy of " + std::to_string(room.cores));
+  REQUIRE(report_, used.named <= room.named, kBudget,
+          std::to_string(used.named) + " of the resource are in use of " + std::to_string(room.named));
+}
+
+// Once a request has lost its patience nobody of its model goes before it who came after that; of a model with turns,
+// so many batches at most.
 void World::check_starving(const Lane& lane) {
   const Request& first = request_of(lane.assignment.tickets.front());
   auto* taken = static_cast<Placement*>(Dispatcher::model(lane.assignment.entry));
@@ -115,6 +195,7 @@ void World::check_starving(const Lane& lane) {
               "request " + std::to_string(request.id) + " is passed by one batch of its model after another");
     }
     if (turns || first.since <= request.since + policy.patience) continue;
+    if (&placement != taken) continue;
     if (!reference_.could_run(request.placement, request.id, clock_.time)) continue;
     REQUIRE(report_, false, kStarved,
             "request " + std::to_string(request.id) + " is passed by " + std::to_string(first.id) +

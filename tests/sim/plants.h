@@ -24,6 +24,10 @@ enum class Plant : std::uint8_t {
   kWrongDevice,       // the dispatcher takes the slow lanes for fast ones
   kEndlessPatience,   // requests without a target let all others pass
   kLostPriority,      // every request is of the default level
+  kNoPart,            // requests of one model, which have no targets, let those with targets pass for ever
+  kLostWeight,        // every model has the weight 1
+  kHiddenCores,       // the dispatcher is told of half of the cores that a batch keeps busy
+  kHiddenResource,    // a model does not say that it needs the resource
 };
 
 struct PlantRow {
@@ -32,7 +36,7 @@ struct PlantRow {
   Invariant breaks;
 };
 
-inline constexpr std::array<PlantRow, 14> kPlants = {{
+inline constexpr std::array<PlantRow, 18> kPlants = {{
     {"none", Plant::kNone, Invariant::kAnswered},  // must not be caught: shows that catching means something
     {"lost-ticket", Plant::kLostTicket, Invariant::kAnswered},
     {"double-completion", Plant::kDoubleCompletion, Invariant::kOnce},
@@ -47,6 +51,10 @@ inline constexpr std::array<PlantRow, 14> kPlants = {{
     {"wrong-device", Plant::kWrongDevice, Invariant::kPromise},
     {"endless-patience", Plant::kEndlessPatience, Invariant::kStarved},
     {"lost-priority", Plant::kLostPriority, Invariant::kFair},
+    {"no-part", Plant::kNoPart, Invariant::kStarved},
+    {"lost-weight", Plant::kLostWeight, Invariant::kShare},
+    {"hidden-cores", Plant::kHiddenCores, Invariant::kBudget},
+    {"hidden-resource", Plant::kHiddenResource, Invariant::kBudget},
 }};
 
 }  // namespace headrace::sim

@@ -14,9 +14,24 @@ std::int64_t weight(const Waiting& request) { return request.rows == 0 ? 1 : req
 
 }  // namespace
 
-int Reference::add(const BatchingPolicy& policy, int max_lanes) {
-  models_.push_back({policy, max_lanes, 0, 0, {}});
+int Reference::add(const BatchingPolicy& policy, int max_lanes, const Needs& needs) {
+  models_.push_back({policy, max_lanes, needs, 0, 0, {}});
   return static_cast<int>(models_.size()) - 1;
+}
+
+void Reference::lane(int index, int change) {
+  Model& model = models_[static_cast<std::size_t>(index)];
+  model.lanes += change;
+  used_.cores += model.needs.cores * static_cast<std::uint32_t>(change);
+  used_.named += model.needs.named * static_cast<std::uint32_t>(change);
+}
+
+bool Reference::fits_cores(const Needs& needs) const {
+  return needs.cores == 0 || room_.cores == 0 || used_.cores == 0 || used_.cores + needs.cores <= room_.cores;
+}
+
+bool Reference::fits_named(const Needs& needs) const {
+  return needs.named == 0 || used_.named == 0 || used_.named + needs.named <= room_.named;
 }
 
 std::size_t Reference::bytes(int index) const {
@@ -132,43 +147,67 @@ Pick Reference::batch(const Model& model, const Group& group, Nanos now) {
   return pick;
 }
 
-Pick Reference::next(Nanos now) const {
-  Pick best;
-  Waiting best_first;
+// The model's next batch, were it the only model.
+Pick Reference::own(const Model& model, Nanos now) {
+  Group chosen;
+  const bool turn = model.turns() && model.batches + 1 >= kTurnEvery;
+  for (const Group& group : groups(model, now)) {
+    if (!due(model, group, now)) continue;
+    const bool first = turn ? !chosen.empty() && oldest(group).id < oldest(chosen).id
+                            : !chosen.empty() && before(group.front(), chosen.front(), now);
+    if (chosen.empty() || first) chosen = group;
+  }
+  if (chosen.empty()) return {};
+  const Waiting longest = oldest(chosen);
+  const bool passed = chosen.front().id != longest.id;
+  if (turn) {
+    std::erase_if(chosen, [&longest](const Waiting& each) { return each.id == longest.id; });
+    chosen.insert(chosen.begin(), longest);
+  }
+  const Waiting& first = chosen.front();
+  Pick pick = batch(model, chosen, now);
+  pick.passed_old = model.waiting.front().id < first.id;
+  pick.turn = turn && passed;
+  pick.by_level = passed && !turn && first.level < longest.level;
+  pick.by_target = passed && !turn && first.level == longest.level && longest.put_off > now;
+  pick.was_put_off = passed && !turn && first.level == longest.level && longest.put_off <= now;
+  pick.urgent = std::any_of(model.waiting.begin(), model.waiting.end(),
+                            [](const Waiting& each) { return each.target != kNever; });
+  pick.when = std::min(first.target, first.since + first.patience);
+  pick.overdue = pick.when <= now;
+  return pick;
+}
+
+// While the first waits for something, may it keep the second from it?
+bool Reference::may_keep(const Pick& first, const Pick& second) const {
+  const Needs& a = models_[static_cast<std::size_t>(first.model)].needs;
+  const Needs& b = models_[static_cast<std::size_t>(second.model)].needs;
+  const bool share = (a.named > 0 && b.named > 0) || (a.cores > 0 && b.cores > 0 && fits_named(a));
+  if (!share) return false;
+  if (!second.urgent) return true;
+  if (!first.urgent) return first.overdue;
+  return first.when != second.when ? first.when < second.when : first.ids.front() < second.ids.front();
+}
+
+std::vector<Pick> Reference::picks(Nanos now) const {
+  std::vector<Pick> all;
+  bool lacking = false;
   for (std::size_t i = 0; i < models_.size(); ++i) {
     const Model& model = models_[i];
     if (model.lanes >= model.max_lanes) continue;
-    // The model's own next batch.
-    Group chosen;
-    const bool turn = model.turns() && model.batches + 1 >= kTurnEvery;
-    for (const Group& group : groups(model, now)) {
-      if (!due(model, group, now)) continue;
-      const bool first = turn ? !chosen.empty() && oldest(group).id < oldest(chosen).id
-                              : !chosen.empty() && before(group.front(), chosen.front(), now);
-      if (chosen.empty() || first) chosen = group;
-    }
-    if (chosen.empty()) continue;
-    const Waiting longest = oldest(chosen);
-    const bool passed = chosen.front().id != longest.id;
-    if (turn) {
-      std::erase_if(chosen, [&longest](const Waiting& each) { return each.id == longest.id; });
-      chosen.insert(chosen.begin(), longest);
-    }
-    // Among the models.
-    const Waiting& first = chosen.front();
-    const Nanos when = std::min(first.target, first.since + first.patience);
-    const Nanos best_when = std::min(best_first.target, best_first.since + best_first.patience);
-    if (best.model >= 0 && (best_when != when ? best_when < when : best.ids.front() < first.id)) continue;
-    best = batch(model, chosen, now);
-    best.model = static_cast<int>(i);
-    best.passed_old = model.waiting.front().id < first.id;
-    best.turn = turn && passed;
-    best.by_level = passed && !turn && first.level < longest.level;
-    best.by_target = passed && !turn && first.level == longest.level && longest.put_off > now;
-    best.was_put_off = passed && !turn && first.level == longest.level && longest.put_off <= now;
-    best_first = first;
+    Pick pick = own(model, now);
+    if (pick.ids.empty()) continue;
+    pick.model = static_cast<int>(i);
+    pick.fits = fits_cores(model.needs) && fits_named(model.needs);
+    lacking = lacking || !pick.fits;
+    all.push_back(std::move(pick));
   }
-  return best;
+  for (Pick& pick : all) {
+    pick.certain = pick.fits && (!lacking || std::none_of(all.begin(), all.end(), [&](const Pick& other) {
+                     return other.model != pick.model && may_keep(other, pick);
+                   }));
+  }
+  return all;
 }
 
 bool Reference::could_run(int index, std::uint64_t id, Nanos now) const {

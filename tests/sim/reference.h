@@ -22,8 +22,20 @@ struct Waiting {
   Nanos put_off = kNever;  // when a timeout sends it behind its level's others
 };
 
+// What a model's batch needs while it runs.
+struct Needs {
+  std::uint32_t cores = 0;
+  std::uint32_t named = 0;  // of one resource that all share
+};
+
+// The next batch of a model that has a lane to run on.
 struct Pick {
-  int model = -1;  // none is due
+  int model = -1;
+  bool urgent = false;   // a request with a target waits in the model
+  Nanos when = kNever;   // its turn among the urgent ones
+  bool overdue = false;  // its first request has lost its patience
+  bool fits = false;     // what it needs is free
+  bool certain = false;  // and nobody who may go before it waits for that
   std::vector<std::uint64_t> ids;
   std::int64_t rows = 0;
   bool preferred = false;   // cut at a preferred size
@@ -38,7 +50,8 @@ struct Pick {
 
 class Reference {
  public:
-  int add(const BatchingPolicy& policy, int max_lanes);
+  int add(const BatchingPolicy& policy, int max_lanes, const Needs& needs);
+  void set_room(const Needs& room) { room_ = room; }
   void close(int model) { models_[static_cast<std::size_t>(model)].waiting.clear(); }
   // Empty when there is room for `bytes` more; else why not.
   enum class Room { kYes, kTooMany, kTooManyBytes, kTooManyOfLevel };
@@ -46,9 +59,9 @@ class Reference {
   void join(int model, const Waiting& request);
   void leave(int model, std::uint64_t id);  // cancelled, expired or taken
   void took(int model);                     // a batch of it
-  void lane(int model, int change) { models_[static_cast<std::size_t>(model)].lanes += change; }
+  void lane(int model, int change);
 
-  Pick next(Nanos now) const;                                    // what a free lane has to get
+  std::vector<Pick> picks(Nanos now) const;                      // what a free lane may get, one a model
   Nanos next_time(Nanos now) const;                              // when nothing is due: when something will be
   bool could_run(int model, std::uint64_t id, Nanos now) const;  // a free lane may take the batch that it is in
   bool capped(Nanos now) const;  // a model has a batch due and all the lanes it may have
@@ -59,6 +72,7 @@ class Reference {
   struct Model {
     BatchingPolicy policy;
     int max_lanes = 1;
+    Needs needs;
     int lanes = 0;
     int batches = 0;               // since the last one that the longest waiting began
     std::vector<Waiting> waiting;  // in order of arrival
@@ -74,7 +88,13 @@ class Reference {
   static bool aged(const Model& model, const Group& group, Nanos now);
   static bool due(const Model& model, const Group& group, Nanos now);
   static Pick batch(const Model& model, const Group& group, Nanos now);
+  static Pick own(const Model& model, Nanos now);
+  bool fits_cores(const Needs& needs) const;
+  bool fits_named(const Needs& needs) const;
+  bool may_keep(const Pick& first, const Pick& second) const;
 
+  Needs room_;  // 0: as much as anybody likes
+  Needs used_;
   std::vector<Model> models_;
 };
 

@@ -18,7 +18,7 @@ std::string_view name(Invariant invariant) {
     case Invariant::kOnTime:
       return "a deadline is answered on time";
     case Invariant::kFair:
-      return "the oldest that may run goes first, in order";
+      return "the one whose turn it is goes first, in order";
     case Invariant::kLaneIdle:
       return "no request waits while a lane may run it";
     case Invariant::kRightRows:
@@ -35,6 +35,10 @@ std::string_view name(Invariant invariant) {
       return "only what could not be in time is refused for it";
     case Invariant::kStarved:
       return "nobody is passed for ever";
+    case Invariant::kShare:
+      return "lane time goes by weight";
+    case Invariant::kBudget:
+      return "what runs needs no more than there is";
     case Invariant::kBooks:
       return "the dispatcher's books are right";
   }

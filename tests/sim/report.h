@@ -27,6 +27,8 @@ enum class Invariant : std::uint8_t {
   kPromise,     // where costs are known exactly, what is taken in with a target is answered by then
   kRefusal,     // nothing is refused for its target that could have been answered by then with nobody else about
   kStarved,     // what waits is passed for a bounded time only
+  kShare,       // models that have work all the time get lane time by their weights
+  kBudget,      // what runs needs no more than there is
   kBooks,       // counts and results of the dispatcher agree with what was done to it
 };
 std::string_view name(Invariant invariant);
@@ -43,7 +45,8 @@ std::string_view name(Invariant invariant);
   X(not_batched) X(strings) X(optional_absent) X(output_not_wanted) X(unaligned_input) X(answer_kept) \
   X(many_shapes_waiting) X(refused_full_level) X(passed_by_target) X(passed_by_level) X(passed_put_off) \
   X(turn_of_longest) \
-  X(exact_world) X(two_devices) X(refused_by_forecast) X(batch_cut_short) X(promise_kept) X(lane_held) X(patience_over)
+  X(exact_world) X(two_devices) X(refused_by_forecast) X(batch_cut_short) X(promise_kept) X(lane_held) X(patience_over) \
+  X(fair_world) X(part_world) X(cores_short) X(resource_short) X(part_of_the_patient)
 // clang-format on
 
 enum class State : std::uint8_t {

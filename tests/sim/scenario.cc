@@ -67,6 +67,7 @@ ModelPlan make_model(Random& random, int index) {
   if (policy.delays_late() && policy.max_queue_delay > 0) policy.preferred_batch_sizes.clear();
   if (random.chance(20)) policy.latency_objective = random.between(20, 3000) * kMicrosecond;
   plan.max_lanes = static_cast<int>(random.between(1, 3));
+  plan.weight = static_cast<double>(random.between(1, 40)) / 10;
   plan.shapes = random.chance(40) ? 1 : static_cast<int>(random.between(2, random.chance(20) ? 60 : 5));
   plan.strings = random.chance(25);
   plan.guilty_percent = random.chance(60) ? 0 : static_cast<int>(random.between(1, 30));
@@ -92,6 +93,51 @@ void make_exact(Random& random, ModelPlan& plan, bool levels) {
   plan.run_fixed = random.between(1'000, 300'000);
   plan.run_row = random.between(10, 50'000);
   if (random.chance(30)) plan.knee = random.between(1, 16);
+}
+
+// Batches need cores, and perhaps something that they share.
+void make_needs(Random& random, Scenario& made) {
+  made.room.cores = static_cast<std::uint32_t>(random.between(1, 4));
+  made.room.named = static_cast<std::uint32_t>(random.between(1, 2));
+  for (ModelPlan& plan : made.models) {
+    plan.needs.cores = static_cast<std::uint32_t>(random.between(0, made.room.cores));
+    if (random.chance(40)) plan.needs.named = static_cast<std::uint32_t>(random.between(1, made.room.named));
+  }
+}
+
+// Models that all have work from the beginning, and every lane is for all of them.
+void make_fair(Random& random, Scenario& made) {
+  made.fair = made.exact = true;
+  made.pool_cap = std::size_t{64} << 20;
+  made.room = {};
+  made.requests = 320;
+  made.burst = 40;
+  made.gap = 0;
+  made.deadline_percent = made.cancel_percent = made.unloads = 0;
+  made.devices.assign(static_cast<std::size_t>(made.lanes), 0);
+  for (ModelPlan& plan : made.models) {
+    make_exact(random, plan, false);
+    plan.policy.latency_objective = kNever;
+    plan.policy.max_queue_size = 4096;
+    plan.policy.max_queue_bytes = std::size_t{64} << 20;
+    plan.max_lanes = made.lanes;
+    plan.needs = {};
+  }
+}
+
+void make_part(Random& random, Scenario& made) {
+  make_fair(random, made);
+  made.fair = made.exact = false;
+  made.part = true;
+  made.gap = 100 * kMicrosecond;
+  for (ModelPlan& plan : made.models) {
+    plan.policy.dynamic_batching = false;
+    plan.policy.patience = made.models.front().policy.patience / 10;
+    plan.policy.latency_objective = &plan == made.models.data() ? kNever : kSecond;
+    plan.policy.preferred_batch_sizes.clear();
+    plan.run_fixed = random.between(50, 200) * kMicrosecond;
+    plan.run_row = 1;
+  }
 }
 
 }  // namespace
@@ -128,6 +174,9 @@ Scenario Scenario::make(Random& random) {
       }
     }
   }
+  if (random.chance(50)) make_needs(random, made);
+  if (random.chance(6)) make_fair(random, made);
+  if (random.chance(6)) make_part(random, made);
   return made;
 }
 

@@ -12,6 +12,7 @@
 #include "batching/request.h"
 #include "memory/pool.h"
 #include "random.h"
+#include "reference.h"
 #include "report.h"
 
 namespace headrace::sim {
@@ -20,6 +21,8 @@ struct ModelPlan {
   std::string name;
   BatchingPolicy policy;
   int max_lanes = 1;
+  double weight = 1;
+  Needs needs;
   int shapes = 1;
   bool strings = false;      // a second input, of strings, that a request may leave out
   int guilty_percent = 0;    // requests that make every run fail that holds them
@@ -53,6 +56,11 @@ struct Scenario {
   int keep_percent = 0;  // answers that their caller holds on to for a while
   // The dispatcher is told exactly what runs cost, and nothing else delays them: then what it takes in is in time.
   bool exact = false;
+  // All comes at once and nothing has a target: lane time has to go by weight.
+  bool fair = false;
+  // Every model but the first has targets, and they are too many: the first has to get its part.
+  bool part = false;
+  Needs room;                          // 0: as much as anybody likes
   std::vector<std::uint32_t> devices;  // of the lanes
   std::vector<int> device_slowness;    // in per cent of the fastest's time
 

@@ -68,6 +68,7 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
     Runnable runnable;
     Oracle oracle;
     std::uint64_t batches = 0;
+    double served = 0;  // lane time over weight, in a fair world
     bool closed = false;
 
    private:
@@ -108,8 +109,11 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
 
   // lanes.cc: what a lane does
   void give_work(Lane& lane);
-  void check_batch(const Lane& lane, const Pick& pick);
-  bool held(const Pick& pick) const;
+  void check_batch(const Lane& lane, const std::vector<Pick>& picks);
+  void check_turn(const Pick& pick, const std::vector<Pick>& picks, const std::string& who);
+  void check_shares(Placement& placement, std::int64_t rows);
+  void check_budget();
+  bool held() const;
   void check_starving(const Lane& lane);
   void go_on(Lane& lane, bool start);
   Status run_model(Placement& placement, BatchRun& batch);
@@ -152,6 +156,8 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
   int arrivals_left_ = 0;
   std::size_t first_lane_ = 0;
   Nanos named_ = kNever;  // by the last take() that had nothing
+  std::map<int, Nanos>
+      overdue_;  // of the models that can wait: since when one was passed though it had waited too long
 };
 
 }  // namespace headrace::sim
