@@ -48,7 +48,9 @@ def shown(server: ServerProcess, model: str) -> Any:
 def test_two_models_share_a_resource_of_one(
     repository_of: Callable[..., Path], serve: Callable[..., ServerProcess]
 ) -> None:
-    repository = repository_of(first=CAMERA % 1, second=CAMERA % 1, free="")
+    least = (CAMERA % 1).replace("rate_limiter {", "rate_limiter { priority: 4")
+    heavy = 'parameters { key: "weight" value { string_value: "2.5" } }'
+    repository = repository_of(first=CAMERA % 1, second=least, free=heavy)
     server = serve(repository, "--lanes", "2", "--compute-threads", "1", *ON, "--rate-limit-resource", "camera:1")
     with Peer(server.grpc) as busy, Peer(server.grpc) as peer:
         running = busy.call(INFER, ask("first", ENDLESS))
@@ -61,6 +63,8 @@ def test_two_models_share_a_resource_of_one(
         camera = {"name": "camera", "device": None, "server": 1, "of_a_batch": 1, "used": 1}
         assert shown(server, "second")["resources"] == [camera]
         assert shown(server, "free")["resources"] == []
+        assert shown(server, "free")["weight"] == 2.5
+        assert shown(server, "second")["weight"] == 0.25
         cores = shown(server, "second")["cores"]
         assert (cores["of_a_batch"], cores["used"]) == (1, 1)
         assert cores["server"] >= 2
