@@ -105,6 +105,15 @@ struct BatchRun {
   std::vector<Tensor> outputs;
 };
 
+// A run that answers more than once. It may outlive its session; what it needs of it, it shares with it.
+class PartRun {
+ public:
+  virtual ~PartRun() = default;
+  // The next answer, as run() would give it; `last`: none follows. A last one without outputs only says so. Errors as
+  // run()'s: they are the last answer.
+  virtual Status next(BatchRun& batch, bool& last) = 0;
+};
+
 // Thread-safe: lanes call run at the same time. A session that is destroyed has no run in progress.
 class Session {
  public:
@@ -114,6 +123,10 @@ class Session {
   // INVALID_ARGUMENT: the runtime blames the inputs. CANCELLED: the interrupt stopped it. RESOURCE_EXHAUSTED: no
   // memory under the cap. Anything else is INTERNAL with the runtime's own words.
   virtual Status run(BatchRun& batch) = 0;
+  // Whether it answers a request any number of times, by begin(). Its run() is for warm-up and probes.
+  virtual bool decoupled() const { return false; }
+  // Of one request. The inputs stay as long as what it returns.
+  virtual Result<std::unique_ptr<PartRun>> begin(BatchRun& batch);
 };
 
 // Starts the threads that a runtime wants for its sessions. Null: there can be no more.

@@ -66,12 +66,117 @@ struct EchoModel {
   std::vector<std::size_t> sources;  // per output: the input that it gives back
   std::vector<std::byte> fail_on;
   std::vector<std::byte> hold_on;
+  bool by_rows = false;  // an answer for each row
+  bool marks_last = false;
+};
+
+std::size_t rows_of(const Tensor& tensor) {
+  return static_cast<std::size_t>(tensor.shape.rank() == 0 ? 1 : tensor.shape[0]);
+}
+
+// A row is a slice along dimension 0; a scalar is one row. Where the one behind that at `offset` begins.
+std::size_t row_end(const Tensor& tensor, std::size_t offset) {
+  const std::size_t elements = element_count(tensor.shape.dims()).value_or(0) / rows_of(tensor);
+  return tensor.dtype == DType::kBytes ? skip_strings(tensor.bytes(), offset, elements)
+                                       : offset + elements * element_size(tensor.dtype);
+}
+
+bool starts_with(std::span<const std::byte> bytes, std::span<const std::byte> start) {
+  return !start.empty() && bytes.size() >= start.size() && std::equal(start.begin(), start.end(), bytes.begin());
+}
+
+struct Stop {
+  Mutex mutex;
+  CondVar changed;
+  bool asked HEADRACE_GUARDED_BY(mutex) = false;
+
+  static void ask(void* context) {
+    auto* stop = static_cast<Stop*>(context);
+    const MutexLock lock(stop->mutex);
+    stop->asked = true;
+    stop->changed.notify_all();
+  }
+  void wait() {
+    const MutexLock lock(mutex);
+    while (!asked) changed.wait(mutex);
+  }
+};
+
+Status hold(Interrupt* interrupt) {
+  if (interrupt == nullptr) return {Code::kFailedPrecondition, "hold_on needs a run that can be stopped."};
+  Stop stop;
+  interrupt->arm(&Stop::ask, &stop);
+  stop.wait();
+  interrupt->disarm();
+  return {Code::kCancelled, "The run was stopped: nobody waits for its answer any more."};
+}
+
+Status failed_row() { return internal_error("A row starts with the value that fail_on names."); }
+
+// Row by row.
+class EchoParts final : public PartRun {
+ public:
+  EchoParts(std::shared_ptr<const EchoModel> model, std::span<const Tensor> inputs)
+      : model_(std::move(model)), rows_(rows_of(inputs[model_->sources.front()])), offsets_(inputs.size(), 0) {}
+
+  Status next(BatchRun& batch, bool& last) override {
+    if (row_ == rows_) {
+      last = true;
+      return {};
+    }
+    std::vector<Tensor> outputs(batch.wanted.size());
+    std::vector<std::size_t> ends = offsets_;
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const std::size_t source = model_->sources[i];
+      const Tensor& input = batch.inputs[source];
+      ends[source] = row_end(input, offsets_[source]);
+      const std::span<const std::byte> row = input.bytes().subspan(offsets_[source], ends[source] - offsets_[source]);
+      if (i == 0 && starts_with(row, model_->fail_on)) return failed_row();
+      if (i == 0 && starts_with(row, model_->hold_on))
+        if (Status held = hold(batch.interrupt); !held.ok()) return held;
+      if (batch.wanted[i] == 0) continue;
+      Result<Block> block = batch.pool->allocate(row.size());
+      if (!block) return block.status();
+      std::vector<std::int64_t> dims(input.shape.dims().begin(), input.shape.dims().end());
+      if (!dims.empty()) dims[0] = 1;
+      outputs[i].dtype = input.dtype;
+      outputs[i].shape = Shape(dims);
+      outputs[i].block = std::move(*block);
+      outputs[i].data = outputs[i].block.data();
+      outputs[i].size = row.size();
+      if (!row.empty()) std::memcpy(outputs[i].block.data(), row.data(), row.size());
+    }
+    offsets_ = std::move(ends);
+    ++row_;
+    last = model_->marks_last && row_ == rows_;
+    batch.outputs = std::move(outputs);
+    return {};
+  }
+
+ private:
+  const std::shared_ptr<const EchoModel> model_;
+  const std::size_t rows_;
+  std::size_t row_ = 0;
+  std::vector<std::size_t> offsets_;  // of this row, by input
 };
 
 class EchoSession final : public Session {
  public:
-  explicit EchoSession(EchoModel model) : model_(std::move(model)) {}
+  explicit EchoSession(EchoModel model) : shared_(std::make_shared<const EchoModel>(std::move(model))) {}
   const Signature& signature() const override { return model_.signature; }
+  bool decoupled() const override { return model_.by_rows; }
+
+  Result<std::unique_ptr<PartRun>> begin(BatchRun& batch) override {
+    HEADRACE_CHECK(batch.inputs.size() == model_.signature.inputs.size());
+    HEADRACE_CHECK(batch.wanted.size() == model_.signature.outputs.size());
+    if (Status checked = check(batch.inputs); !checked.ok()) return checked;
+    const Tensor& first = batch.inputs[model_.sources.front()];
+    for (const std::size_t source : model_.sources) {
+      if (rows_of(batch.inputs[source]) == rows_of(first)) continue;
+      return invalid_argument("Inputs of a model that answers row by row must have as many rows as each other.");
+    }
+    return std::unique_ptr<PartRun>(std::make_unique<EchoParts>(shared_, batch.inputs));
+  }
 
   Status run(BatchRun& batch) override {
     HEADRACE_CHECK(batch.inputs.size() == model_.signature.inputs.size());
@@ -79,7 +184,7 @@ class EchoSession final : public Session {
     batch.outputs.clear();
     if (Status checked = check(batch.inputs); !checked.ok()) return checked;
     const Tensor& first = batch.inputs[model_.sources.front()];
-    if (has_row(first, model_.fail_on)) return internal_error("A row starts with the value that fail_on names.");
+    if (has_row(first, model_.fail_on)) return failed_row();
     if (has_row(first, model_.hold_on))
       if (Status held = hold(batch.interrupt); !held.ok()) return held;
     std::vector<Tensor> outputs(batch.wanted.size());
@@ -136,49 +241,18 @@ class EchoSession final : public Session {
     return {};
   }
 
-  // A row is a slice along dimension 0; a scalar is one row.
   static bool has_row(const Tensor& tensor, std::span<const std::byte> start) {
-    const std::size_t elements = element_count(tensor.shape.dims()).value_or(0);
-    if (start.empty() || elements == 0) return false;
-    const auto rows = static_cast<std::size_t>(tensor.shape.rank() == 0 ? 1 : tensor.shape[0]);
-    const std::size_t row_elements = elements / rows;
+    if (start.empty() || element_count(tensor.shape.dims()).value_or(0) == 0) return false;
     std::size_t offset = 0;
-    for (std::size_t row = 0; row < rows; ++row) {
-      if (tensor.size - offset >= start.size() && std::equal(start.begin(), start.end(), tensor.data + offset))
-        return true;
-      offset = tensor.dtype == DType::kBytes ? skip_strings(tensor.bytes(), offset, row_elements)
-                                             : offset + row_elements * element_size(tensor.dtype);
+    for (std::size_t row = 0; row < rows_of(tensor); ++row) {
+      if (starts_with(tensor.bytes().subspan(offset), start)) return true;
+      offset = row_end(tensor, offset);
     }
     return false;
   }
 
-  struct Stop {
-    Mutex mutex;
-    CondVar changed;
-    bool asked HEADRACE_GUARDED_BY(mutex) = false;
-
-    static void ask(void* context) {
-      auto* stop = static_cast<Stop*>(context);
-      const MutexLock lock(stop->mutex);
-      stop->asked = true;
-      stop->changed.notify_all();
-    }
-    void wait() {
-      const MutexLock lock(mutex);
-      while (!asked) changed.wait(mutex);
-    }
-  };
-
-  static Status hold(Interrupt* interrupt) {
-    if (interrupt == nullptr) return {Code::kFailedPrecondition, "hold_on needs a run that can be stopped."};
-    Stop stop;
-    interrupt->arm(&Stop::ask, &stop);
-    stop.wait();
-    interrupt->disarm();
-    return {Code::kCancelled, "The run was stopped: nobody waits for its answer any more."};
-  }
-
-  const EchoModel model_;
+  const std::shared_ptr<const EchoModel> shared_;
+  const EchoModel& model_ = *shared_;
 };
 
 // Reads a model file line by line; the first thing wrong ends it.
@@ -217,8 +291,14 @@ class Parser {
       fail_on_ = key;
     } else if (word == "hold_on") {
       hold_on_ = key;
+    } else if (word == "answers") {
+      std::string more;
+      words >> more;
+      if (key != "rows" || (!more.empty() && more != "last")) return wrong("answers are 'rows' or 'rows last'");
+      model_.by_rows = true;
+      model_.marks_last = !more.empty();
     } else {
-      return wrong("'" + word + "' is none of input, optional, output, metadata, fail_on, hold_on");
+      return wrong("'" + word + "' is none of input, optional, output, metadata, fail_on, hold_on, answers");
     }
     return {};
   }

@@ -7,7 +7,9 @@
 //   output NAME                  the name of the next output; without any, outputs are called like their inputs
 //   metadata KEY VALUE
 //   fail_on VALUE                a run with a row of the first input that starts with VALUE fails with INTERNAL
-//   hold_on VALUE                such a run waits until it is told to stop
+//   answers rows                 a request is answered once for each row of its inputs (dimension 0), and then told its
+//   end answers rows last            the same, but the last row's answer is the end hold_on VALUE                such a
+//   run waits until it is told to stop
 #pragma once
 
 #include <memory>

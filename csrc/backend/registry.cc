@@ -10,6 +10,10 @@
 
 namespace headrace {
 
+Result<std::unique_ptr<PartRun>> Session::begin(BatchRun& /*batch*/) {
+  return Status(Code::kUnimplemented, "this model answers each request once");
+}
+
 Result<std::uint64_t> Backend::weight_bytes(const std::string& model_file, const std::string& /*model_dir*/) {
   std::error_code error;
   const std::uintmax_t size = std::filesystem::file_size(model_file, error);

@@ -273,6 +273,22 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
     }
   }
 
+  insert(ticket, level, now, sequence);
+  return {};
+}
+
+void Queue::requeue(Ticket* ticket, Nanos now, std::uint64_t sequence) {
+  const Nanos queued = ticket->time.queued;
+  const std::uint32_t level = policy_.priority_levels == 0 ? 0 : policy_.level_of(ticket->priority);
+  if (!impl_->bounds.empty()) {
+    if (LevelBound* bound = impl_->bound_of(level); bound != nullptr) ++bound->queued;
+  }
+  insert(ticket, level, now, sequence);
+  ticket->time.queued = queued;
+}
+
+void Queue::insert(Ticket* ticket, std::uint32_t level, Nanos now, std::uint64_t sequence) {
+  const std::size_t bytes = bytes_of(*ticket);
   last_push_ = std::max(last_push_, now);
   ShapeGroup* group = impl_->batched ? impl_->groups.find(*ticket) : &impl_->alone;
   const Nanos received = ticket->time.received != 0 ? ticket->time.received : last_push_;
@@ -323,7 +339,6 @@ Status Queue::push(Ticket* ticket, Nanos now, std::uint64_t sequence) {
   if (impl_->delay != 0 || group->due_place == kNoPlace || group->line.front().ticket == ticket) {
     impl_->file(group, costs_);
   }
-  return Status();
 }
 
 void Queue::remove(Ticket* ticket) {

@@ -101,6 +101,8 @@ class Queue {
   // (the dispatcher counts over all models, so that their ages compare), and so does `now`; a `now` before the last one
   // is read as that. On refusal the ticket is untouched.
   Status push(Ticket* ticket, Nanos now, std::uint64_t sequence);
+  // One that was taken from it goes on waiting, behind what has come meanwhile; never refused.
+  void requeue(Ticket* ticket, Nanos now, std::uint64_t sequence);
   // Takes a queued ticket out (cancelled or expired). Its state is the caller's to set.
   void remove(Ticket* ticket);
   // Takes the next batch: its tickets become kRunning. Empty (first == nullptr) when nothing may
@@ -153,6 +155,8 @@ class Queue {
   std::size_t targets_ = 0;
   Nanos open_cost_ = 0;
   Costs* costs_ = nullptr;
+  void insert(Ticket* ticket, std::uint32_t level, Nanos now, std::uint64_t sequence);
+
   Nanos last_push_ = std::numeric_limits<Nanos>::min();
   std::unique_ptr<Impl> impl_;
 };

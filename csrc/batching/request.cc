@@ -21,6 +21,10 @@ void Ticket::clear() {
   cookie_message = nullptr;
   cookie_bytes = 0;
   cookie_held = -1;
+  unfinished.reset();
+  credit = kPartCredit;
+  parts_taken = 0;
+  answered = empty_final = false;
   inputs.clear();
   wanted.clear();
   rows = 1;

@@ -24,6 +24,12 @@ struct Ticket;
 
 enum class CompletionKind : std::uint8_t { kFinal, kPart, kJob };
 
+// What a request that is answered more than once has in progress, between its turns on a lane. The execution's own.
+class UnfinishedRun {
+ public:
+  virtual ~UnfinishedRun() = default;
+};
+
 // A link of the way back. What it is part of depends on its kind.
 struct Completion {
   Completion* next = nullptr;
@@ -33,17 +39,28 @@ struct Completion {
   CompletionKind kind = CompletionKind::kFinal;
 };
 
+// One answer of a request that has more; its FINAL completion comes behind all of them, unless the request is ended
+// before its time: then a part may come behind it, and is dropped. It holds a reference of its ticket.
+struct Part final : Completion {
+  Part() { kind = CompletionKind::kPart; }
+  Ticket* ticket = nullptr;
+  std::vector<Tensor> outputs;  // as the ticket's
+};
+
 // Takes a chain first..last (linked by next, last->next ignored). Called on any thread, with no lock held, possibly
 // before submit returns. The sink owns what it is given.
 class CompletionSink {
  public:
   virtual void deliver(Completion* first, Completion* last) noexcept = 0;
+  // A part is about to be delivered. Called under the scheduler's lock, so it only counts.
+  virtual void expect_part() noexcept {}
 
  protected:
   ~CompletionSink() = default;
 };
 
-enum class TicketState : std::uint8_t { kNew, kQueued, kRunning, kDone };
+// kPaused: answered in part, and out of credit: the peer has not taken what it was sent.
+enum class TicketState : std::uint8_t { kNew, kQueued, kRunning, kPaused, kDone };
 
 // Steady-clock nanoseconds; 0 where the request did not get that far.
 struct Timeline {
@@ -54,6 +71,9 @@ struct Timeline {
   Nanos infer_end = 0;
   Nanos finished = 0;  // outputs sliced
 };
+
+// Parts of one ticket that may be on their way. Who takes them gives the credit back; no lane waits for it.
+inline constexpr std::uint32_t kPartCredit = 16;
 
 inline constexpr std::uint32_t kNotInHeap = 0xffffffffU;
 
@@ -121,6 +141,11 @@ struct alignas(64) Ticket : Completion {
   std::string id;                  // the caller's request id
   Nanos timeout =
       kNever;  // that the caller allows from `received` on; start() makes it part of the deadline, if it ends it
+  std::unique_ptr<UnfinishedRun> unfinished;   // the execution's; it may view the inputs
+  std::uint32_t credit = kPartCredit;          // the scheduler's
+  std::uint32_t parts_taken = 0;               // the sink's own: parts whose credit is not given back
+  bool answered = false;                       // the sink's own: its FINAL completion has been handled
+  bool empty_final = false;                    // the submitter's: an end without outputs is told too
   InflightBudget::Charge charge;               // of the message that the inputs are views of; given up with the ticket
   InflightBudget::Charge shared_charge;        // of inputs that were copied from clients' shared memory at once
   std::vector<InputPlace> input_places;        // the submitter's: of inputs that still lie there

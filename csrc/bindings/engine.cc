@@ -84,6 +84,7 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   for (const auto& [level, queue] : optional(batching, "level_queues", std::map<std::uint32_t, py::dict>())) {
     b.level_queue[level] = make_level_queue(queue);
   }
+  spec.decoupled = optional(batching, "decoupled", false);
   spec.ragged_inputs = optional(batching, "ragged_inputs", spec.ragged_inputs);
   spec.max_lanes = optional(batching, "max_lanes", 0);
   spec.weight = optional(batching, "weight", 1.0);

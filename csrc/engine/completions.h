@@ -25,8 +25,15 @@ class CompletionRing final : public CompletionSink {
 
   void deliver(Completion* first, Completion* last) noexcept override;
 
+  void expect_part() noexcept override { parts_due_.fetch_add(1, std::memory_order_relaxed); }
+
   int fileno() const { return eventfd_; }
   // deliver() may be called by any thread, what follows by the loop's only.
+
+  // A part that was taken has been handled.
+  void part_handled() noexcept { parts_due_.fetch_sub(1, std::memory_order_relaxed); }
+  // Parts that will be delivered, or have been and are not handled. Seen whole by whoever has all FINAL completions.
+  std::size_t parts_due() const noexcept { return parts_due_.load(std::memory_order_relaxed); }
 
   // All that has been delivered, oldest first. Clears the descriptor's readiness.
   Completion* take();
@@ -39,6 +46,7 @@ class CompletionRing final : public CompletionSink {
   void signal() noexcept;
 
   std::atomic<Completion*> head_{nullptr};
+  std::atomic<std::size_t> parts_due_{0};
   int eventfd_ = -1;
   std::uint64_t signals_due_ = 0;   // the loop's side: writes that were or will be made
   std::uint64_t signals_seen_ = 0;  // of them, those read

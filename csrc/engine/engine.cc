@@ -144,6 +144,21 @@ Status Engine::decide_batching(const ModelSpec& spec, Model& model) {
   return {};
 }
 
+Status Engine::decide_decoupled(const ModelSpec& spec, Model& model) {
+  model.decoupled = model.session->decoupled();
+  if (model.decoupled == spec.decoupled) {
+    if (!model.decoupled) return {};
+    model.policy.dynamic_batching = false;  // each of its answers is one request's
+    model.batching_reason += "; a decoupled model's requests run alone";
+    return {};
+  }
+  return {Code::kFailedPrecondition,
+          spec.decoupled ? "config.pbtxt sets model_transaction_policy.decoupled, and a model of backend '" +
+                               spec.backend + "' answers each request once; leave it out"
+                         : "the model answers a request any number of times; config.pbtxt must say "
+                           "model_transaction_policy { decoupled: true }"};
+}
+
 Status Engine::decide_padding(const ModelSpec& spec, Model& model) {
   std::vector<bool> allowed(model.signature.inputs.size(), false);
   const NameIndex inputs(model.signature.inputs);
@@ -199,10 +214,11 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
     }
   }
   if (Status status = decide_batching(spec, model); !status.ok()) return status;
+  if (Status status = decide_decoupled(spec, model); !status.ok()) return status;
   if (Status status = decide_padding(spec, model); !status.ok()) return status;
   model.threads = threads;
   if (Status status = thread_planner_.settle(spec, *backend, model); !status.ok()) return status;
-  if (options_.learns_costs) {
+  if (options_.learns_costs && !model.decoupled) {
     model.costs = std::make_unique<CostModel>(std::max<std::int64_t>(model.policy.max_batch_size, 1));
   }
   model.placement = model.session->placement();

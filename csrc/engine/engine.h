@@ -58,6 +58,7 @@ struct ModelSpec {
   bool batching_decided = false;
   WarmupPlan warmup;
   std::vector<std::string> ragged_inputs;  // allow_ragged_batch: may be padded, if a probe finds the same answers
+  bool decoupled = false;                  // config.pbtxt says that it may answer more than once
   int max_lanes = 0;                       // that run it at one time; 0: all
   double weight = 1;                       // of lane time, where models without targets compete
   std::vector<ResourceNeed> resources;     // of a batch; a device of 0 or more: of the one that the model runs on
@@ -113,6 +114,7 @@ class Engine {
   // See Scheduler. The caller has set sink, model (Model::entry), inputs, wanted, rows, deadline and time.received.
   void submit(Ticket* first) { scheduler_->submit(first); }
   void cancel(Ticket* ticket, const Status& status) { scheduler_->cancel(ticket, status); }
+  void give_credit(Ticket* ticket, std::uint32_t parts) { scheduler_->give_credit(ticket, parts); }
   bool drain(Nanos time) { return scheduler_->wait_idle(time); }
   // Ends lanes and worker; what is queued is answered UNAVAILABLE, what runs is asked to stop. Idempotent.
   void close();
@@ -140,6 +142,7 @@ class Engine {
   Status decide_batching(const ModelSpec& spec, Model& model);
   // Session, signature, batching, warm-up and entry: what a version's first load is.
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
+  static Status decide_decoupled(const ModelSpec& spec, Model& model);
   Status decide_padding(const ModelSpec& spec, Model& model);
 
   const EngineOptions options_;

@@ -61,6 +61,7 @@ struct Model {
   Placement placement;                                  // where its session really runs
   ThreadDecision threads;                               // of a run, and the lanes that may run it side by side
   Share share;                                          // what a batch needs while it runs
+  bool decoupled = false;                               // answers a request any number of times
   int max_lanes = 0;                                    // as it was asked for; 0: as many as the cores are enough for
   // Dimensions under one symbol must agree: for each dimension of each input, the place of its symbol in a list of
   // `symbols` values, or -1.

@@ -256,6 +256,12 @@ void Connection::infer(wire::Call& call, wire::Message message) {
 
 void Connection::run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model,
                             std::size_t request_bytes) {
+  if (model.decoupled) {
+    const std::string id = ticket->id;
+    loop_.recycle(ticket);
+    refuse(call, decoupled_refusal(model), &model, {model.name, model.version_text, id, request_bytes});
+    return;
+  }
   ticket->cookie_slot = id_;
   ticket->cookie_call = static_cast<std::uint32_t>(call.stream_id);
   ticket->cookie_bytes = request_bytes;

@@ -91,6 +91,7 @@ class Connection final : public StreamEndpoint, private wire::CallHandler {
   void run_ticket(wire::Call& call, Ticket* ticket, CatalogHold& hold, Model& model, std::size_t request_bytes);
   void refuse(wire::Call& call, const Status& status, Model* model, const Asked& asked = {});
   void finish_ticket(Ticket& ticket) override;
+  void take_part(Part& part) override;
   void finish_job(LoopJob& finished) override;
   Nanos next_timeout() const override { return codec_.next_timeout(); }
   void on_timer(Nanos now) override { codec_.on_timer(now); }

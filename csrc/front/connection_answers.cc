@@ -5,6 +5,11 @@
 
 namespace headrace {
 
+void Connection::take_part(Part& part) {
+  // A unary call has none: models that answer in parts are refused to it.
+  static_cast<StreamMessage*>(part.ticket->cookie_message)->stream->take_part(part);
+}
+
 void Connection::finish_ticket(Ticket& ticket) {
   if (ticket.cookie_message != nullptr) {
     static_cast<StreamMessage*>(ticket.cookie_message)->stream->finish_ticket(ticket);

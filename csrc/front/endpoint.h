@@ -37,6 +37,8 @@ class Endpoint {
  protected:
   friend class Loop;
   virtual void finish_ticket(Ticket& ticket) = 0;
+  // One answer of several. The ticket is not answered yet; what it may have more of is given back by give_credit().
+  virtual void take_part(Part& part) = 0;
   virtual void finish_job(LoopJob& job) = 0;
   virtual Nanos next_timeout() const = 0;
   virtual void on_timer(Nanos now) = 0;

@@ -252,6 +252,12 @@ void HttpConnection::start_decoding(Exchange& exchange, wire::Message body) {
 }
 
 void HttpConnection::run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold& hold, Model& model) {
+  if (model.decoupled) {
+    const std::string id = ticket->id;
+    loop_.recycle(ticket);
+    refuse(exchange, decoupled_refusal(model), 0, &model, id);
+    return;
+  }
   ticket->cookie_slot = id_;
   ticket->cookie_call = exchange.asked.exchange;
   ticket->cookie_bytes = exchange.request_bytes;
@@ -259,6 +265,11 @@ void HttpConnection::run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold&
   ticket->start(now_, timeout >= kNever - exchange.received ? kNever : exchange.received + timeout);
   exchange.ticket = ticket;
   loop_.stage(ticket, hold, model);
+}
+
+void HttpConnection::take_part(Part& part) {
+  // Only streams have any: models that answer in parts are refused to all others.
+  static_cast<StreamMessage*>(part.ticket->cookie_message)->stream->take_part(part);
 }
 
 void HttpConnection::finish_ticket(Ticket& ticket) {

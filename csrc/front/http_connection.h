@@ -92,6 +92,7 @@ class HttpConnection final : public StreamEndpoint {
   };
 
   void finish_ticket(Ticket& ticket) override;
+  void take_part(Part& part) override;
   void finish_job(LoopJob& finished) override;
   Nanos next_timeout() const override { return kNever; }
   void on_timer(Nanos /*now*/) override {}

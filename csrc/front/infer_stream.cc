@@ -111,23 +111,49 @@ void InferStream::refuse(StreamMessage& place, const Status& status, Model* mode
 
 void InferStream::answer(StreamMessage& place, bool final) {
   wire::OutMessage& out = endpoint_.loop().out_;
-  largest_answer_ = std::exchange(answered_, true) ? std::max(largest_answer_, out.size()) : out.size();
+  if (out.size() != 0)
+    largest_answer_ = std::exchange(answered_, true) ? std::max(largest_answer_, out.size()) : out.size();
   if (!order_.has_turn(place)) {
     order_.keep(place, out, final);
     return;
   }
-  endpoint_.send(*call_, out);
+  if (out.size() != 0) endpoint_.send(*call_, out);
   if (!final) return;
   AnswerOrder::Place* next = order_.leave(place);
   leave(place);
   while (next != nullptr) {
     auto& turn = static_cast<StreamMessage&>(*next);
     std::vector<wire::OutMessage> kept = order_.take_kept(turn);
-    for (wire::OutMessage& each : kept) endpoint_.send(*call_, each);
-    if (!turn.final_kept) return;
+    for (wire::OutMessage& each : kept) {
+      if (each.size() != 0) endpoint_.send(*call_, each);
+    }
+    if (!turn.final_kept) {
+      give_credit(turn);
+      return;
+    }
     next = order_.leave(turn);
     leave(turn);
   }
+}
+
+void InferStream::take_part(Part& part) {
+  if (call_ == nullptr) return;
+  auto& place = *static_cast<StreamMessage*>(part.ticket->cookie_message);
+  endpoint_.encode_stream_part(*part.ticket, part);
+  answer(place, false);
+  give_credit(place);
+}
+
+// Half of it at a time. One whose turn it is waits for its reader alone, or those behind it could never go out.
+void InferStream::give_credit(StreamMessage& place) {
+  if (place.ticket == nullptr || place.ticket->parts_taken < kPartCredit / 2) return;
+  const std::size_t share = endpoint_.loop().options().grpc.max_output_bytes / kOutputShare;
+  const std::size_t before = order_.has_turn(place) ? 0 : order_.kept_bytes();
+  if (endpoint_.output_waiting(*call_) + before > share) {
+    credit_kept_ = true;
+    return;
+  }
+  endpoint_.loop().engine().give_credit(place.ticket, std::exchange(place.ticket->parts_taken, 0U));
 }
 
 void InferStream::finish_ticket(Ticket& ticket) {
@@ -138,7 +164,10 @@ void InferStream::finish_ticket(Ticket& ticket) {
     return;
   }
   endpoint_.release_bytes(*call_, place.request_bytes);
-  endpoint_.encode_stream_answer(ticket, true);
+  const auto& model = *static_cast<const Model*>(ticket.cookie_model);
+  const bool empty = model.decoupled && ticket.status.ok() && ticket.outputs.empty();
+  endpoint_.loop().out_.clear();
+  if (!empty || ticket.empty_final) endpoint_.encode_stream_answer(ticket, true);
   endpoint_.log(*call_, ticket.time.received, ticket.status.code(), &ticket, ticket.cookie_bytes,
                 endpoint_.loop().out_.size());
   answer(place, true);
@@ -234,6 +263,9 @@ void InferStream::pause_if_full() {
 }
 
 void InferStream::go_on() {
+  if (call_ != nullptr && std::exchange(credit_kept_, false)) {
+    for (StreamMessage* place : in_flight_) give_credit(*place);
+  }
   if (call_ == nullptr || !paused_ || job_out_ || closing_ || next_step_ || at_bound(1)) return;
   paused_ = false;
   endpoint_.now_ = endpoint_.loop().engine().clock().now();

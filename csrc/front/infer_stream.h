@@ -48,6 +48,7 @@ class InferStream {
   void on_message(wire::Message message);
   void on_end();                   // of the requests: the stream ends with the last answer
   void on_cancelled(Code reason);  // the call is gone, or about to be: its tickets are cancelled
+  void take_part(Part& part);
   void finish_ticket(Ticket& ticket);
   void finish_job(DecodeJob& job, StreamMessage& message);
   // No message is read any more; what is in flight is answered, and then the stream ends with `status`.
@@ -72,6 +73,8 @@ class InferStream {
   void pause_if_full();
   void read_on();
   void finish_if_done();
+  // Where there is room again for what it answers, its lane may go on.
+  void give_credit(StreamMessage& place);
   std::size_t output_expected() const;
   bool at_bound(std::size_t part) const;
 
@@ -84,10 +87,11 @@ class InferStream {
   std::uint64_t next_number_ = 0;
   std::size_t largest_answer_ = 0;  // bytes; until the first is there, what the largest request has
   bool answered_ = false;
-  bool paused_ = false;     // the codec brings no message
-  bool job_out_ = false;    // a worker decodes one: what follows waits, so that the order stays
-  bool next_step_ = false;  // there is more to read, in the loop's next step
-  bool ended_ = false;      // no message follows
+  bool credit_kept_ = false;  // of some message: for want of room
+  bool paused_ = false;       // the codec brings no message
+  bool job_out_ = false;      // a worker decodes one: what follows waits, so that the order stays
+  bool next_step_ = false;    // there is more to read, in the loop's next step
+  bool ended_ = false;        // no message follows
   bool closing_ = false;
   Status closing_status_;
   std::size_t held_ = 0;  // what hold_slot gave, for the last that comes back

@@ -181,6 +181,10 @@ bool Loop::submit_job(LoopJob* job) {
 }
 
 void Loop::complete(Completion* completion, std::vector<Endpoint*>& touched) {
+  if (completion->kind == CompletionKind::kPart) {
+    complete_part(static_cast<Part*>(completion), touched);
+    return;
+  }
   --outstanding_;
   if (completion->kind == CompletionKind::kJob) {
     std::unique_ptr<LoopJob> job(static_cast<LoopJob*>(completion));
@@ -202,8 +206,21 @@ void Loop::complete(Completion* completion, std::vector<Endpoint*>& touched) {
     found->finish_ticket(*ticket);
     if (!std::exchange(found->touched_, true)) touched.push_back(found);
   }
+  ticket->answered = true;
   if (ticket->trace != 0) note_trace(*ticket);
   --static_cast<CatalogHold*>(ticket->cookie_hold)->tickets;
+  recycle(ticket);
+}
+
+void Loop::complete_part(Part* completion, std::vector<Endpoint*>& touched) {
+  const std::unique_ptr<Part> part(completion);
+  ring_.part_handled();
+  Ticket* ticket = part->ticket;
+  if (Endpoint* found = endpoint(ticket->cookie_slot); found != nullptr && !ticket->answered) {
+    ++ticket->parts_taken;
+    found->take_part(*part);
+    if (!std::exchange(found->touched_, true)) touched.push_back(found);
+  }
   recycle(ticket);
 }
 
@@ -298,10 +315,10 @@ void Loop::close() {
     if (entry.endpoint != nullptr) disconnect(entry.endpoint->id());
   }
   // Every ticket was cancelled just now, so all of them are on their way; jobs end in milliseconds.
-  while (outstanding_ != 0) {
+  while (outstanding_ != 0 || ring_.parts_due() != 0) {
     if (backlog_ == nullptr) backlog_ = ring_.take();
     while (backlog_ != nullptr) complete(std::exchange(backlog_, backlog_->next), touched_);
-    if (outstanding_ != 0) ring_.wait(1000);
+    if (outstanding_ != 0 || ring_.parts_due() != 0) ring_.wait(1000);
   }
   catalogs_.clear();
 }

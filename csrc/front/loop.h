@@ -172,6 +172,7 @@ class Loop {
   void arm_timer(Endpoint& endpoint);
   bool current(const Timer& timer);  // its endpoint is there and still wants it
   void note(Endpoint& endpoint, std::vector<Ready>& ready);
+  void complete_part(Part* part, std::vector<Endpoint*>& touched);
   void complete(Completion* completion, std::vector<Endpoint*>& touched);
   void log_access(AccessEntry entry);
   void note_trace(const Ticket& ticket);

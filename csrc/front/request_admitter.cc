@@ -135,6 +135,7 @@ Status RequestAdmitter::admit(const Catalog& catalog, RequestSource& source, Eng
   if (Status status = admission_.finish(); !status.ok()) return status;
   ticket.id.assign(request.id);
   ticket.timing = parameters_.timing;
+  ticket.empty_final = parameters_.empty_final;
   ticket.priority = parameters_.priority;
   ticket.in_sequence = parameters_.in_sequence;
   const BatchingPolicy& policy = model->policy;

@@ -44,6 +44,12 @@ Status StreamEndpoint::too_many_jobs() {
   return resource_exhausted("too many large requests wait to be decoded (limit 1024); try again later");
 }
 
+Status StreamEndpoint::decoupled_refusal(const Model& model) {
+  return {Code::kUnimplemented, "model '" + model.name +
+                                    "' answers a request any number of times (model_transaction_policy.decoupled), and "
+                                    "this call has one answer: use ModelStreamInfer"};
+}
+
 wire::InferResponse StreamEndpoint::response_of(const Ticket& ticket) {
   const auto& model = *static_cast<const Model*>(ticket.cookie_model);
   wire::InferResponse response;
@@ -81,6 +87,20 @@ void StreamEndpoint::encode_stream_answer(const Ticket& ticket, bool final) {
   encode_stream_error(internal_error("the answer has " + std::to_string(loop_.out_.size()) +
                                      " bytes; a gRPC message has at most 4 GiB: ask for less at once"),
                       response);
+}
+
+// Of the ticket only what stays as it was submitted: a lane may be writing the rest.
+void StreamEndpoint::encode_stream_part(const Ticket& ticket, const Part& part) {
+  const auto& model = *static_cast<const Model*>(ticket.cookie_model);
+  wire::InferResponse response;
+  response.model_name = model.name;
+  response.model_version = model.version_text;
+  response.id = ticket.id;
+  list_outputs(part.outputs, ticket.output_requests, model, loop_.response_outputs_);
+  response.outputs = loop_.response_outputs_;
+  loop_.response_parameters_.assign({{"triton_final_response", false}});
+  response.parameters = loop_.response_parameters_;
+  wire::encode_stream_infer_response("", response, loop_.out_);
 }
 
 void StreamEndpoint::encode_stream_error(const Status& status, wire::InferResponse response) {

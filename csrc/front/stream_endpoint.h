@@ -53,6 +53,8 @@ class StreamEndpoint : public Endpoint {
   std::unique_ptr<DecodeJob> make_job(const wire::Call& call, wire::Message message, bool infer);
   bool submit_job(std::unique_ptr<DecodeJob>& job);  // false: the worker has too many already
   static Status too_many_jobs();
+  // What a call of one answer gets from a model that may have any number.
+  static Status decoupled_refusal(const Model& model);
   static Asked asked(const wire::InferRequest& request, std::size_t bytes) {
     return {request.model_name, request.model_version, request.id, bytes};
   }
@@ -60,6 +62,7 @@ class StreamEndpoint : public Endpoint {
   wire::InferResponse response_of(const Ticket& ticket);
   // One answer of a stream, into the loop's `out_`. `final`: none follows for its request.
   void encode_stream_answer(const Ticket& ticket, bool final);
+  void encode_stream_part(const Ticket& ticket, const Part& part);
   void encode_stream_error(const Status& status, wire::InferResponse response);
   // `answered`: as in AccessEntry.
   void log(const wire::Call& call, Nanos received, Code code, const Ticket* ticket, std::size_t request_bytes,

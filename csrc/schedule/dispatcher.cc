@@ -77,6 +77,19 @@ struct Dispatcher::Impl {
     }
   }
 
+  void unload(Ticket* ticket, const Entry& entry) {
+    ticket->state = TicketState::kDone;
+    ticket->status = Status(Code::kUnavailable, "model '" + entry.queue.model_name() + "' is being unloaded");
+    deadlines.remove(ticket);
+  }
+
+  // It waits for a lane once more.
+  void requeue(Ticket* ticket, Entry* entry) {
+    entry->queue.requeue(ticket, now, next_sequence++);
+    promises.account(*entry);
+    file(entry);
+  }
+
   // Ends a queued or running ticket before its time; the caller has set its status.
   void end_early(Ticket* ticket) {
     if (ticket->state == TicketState::kQueued) {
@@ -86,6 +99,11 @@ struct Dispatcher::Impl {
       promises.account(*entry);
       ticket->state = TicketState::kDone;
       file(entry);
+      return;
+    }
+    if (ticket->state == TicketState::kPaused) {
+      std::erase(static_cast<Entry*>(ticket->model)->paused, ticket);
+      ticket->state = TicketState::kDone;
       return;
     }
     HEADRACE_CHECK(ticket->state == TicketState::kRunning);
@@ -161,19 +179,24 @@ TicketChain Dispatcher::empty_queue(Entry* entry) {
   for (Ticket* ticket = entry->queue.clear(); ticket != nullptr;) {
     Ticket* next = ticket->queue_next;
     ticket->queue_next = nullptr;
-    ticket->state = TicketState::kDone;
-    ticket->status = Status(Code::kUnavailable, "model '" + entry->queue.model_name() + "' is being unloaded");
-    impl_->deadlines.remove(ticket);
+    impl_->unload(ticket, *entry);
     impl_->promises.left(*ticket, false);
     chain.append(ticket);
     ticket = next;
   }
+  for (Ticket* ticket : entry->paused) {
+    impl_->unload(ticket, *entry);
+    chain.append(ticket);
+  }
+  entry->paused.clear();
   impl_->promises.account(*entry);
   impl_->file(entry);
   return chain;
 }
 
-bool Dispatcher::idle(const Entry* entry) const { return entry->queue.empty() && entry->lanes == 0; }
+bool Dispatcher::idle(const Entry* entry) const {
+  return entry->queue.empty() && entry->paused.empty() && entry->lanes == 0;
+}
 
 bool Dispatcher::park(Entry* entry) {
   if (!idle(entry)) return false;
@@ -338,6 +361,45 @@ TicketChain Dispatcher::settle(Entry* entry, std::span<Ticket* const> tickets) {
   return chain;
 }
 
+std::optional<std::uint32_t> Dispatcher::claim_part(Ticket* ticket) {
+  if (ticket->state != TicketState::kRunning) return std::nullopt;
+  HEADRACE_CHECK(ticket->credit > 0);
+  --ticket->credit;
+  ticket->references.fetch_add(1, std::memory_order_relaxed);
+  ticket->sink->expect_part();
+  return ticket->credit;
+}
+
+TicketChain Dispatcher::end_turn(Entry* entry, Ticket* ticket) {
+  if (ticket->state != TicketState::kRunning || entry->closed) {
+    const TicketChain chain = settle(entry, {&ticket, 1});
+    if (chain.first != nullptr) impl_->unload(ticket, *entry);
+    return chain;
+  }
+  LaneState& runner = impl_->lanes[ticket->lane];
+  HEADRACE_CHECK(runner.entry == entry && runner.unsettled > 0);
+  --runner.unsettled;
+  --runner.wanted;
+  --entry->running;
+  entry->takes_turns = true;
+  if (ticket->credit > 0) {
+    impl_->requeue(ticket, entry);
+  } else {
+    ticket->state = TicketState::kPaused;
+    entry->paused.push_back(ticket);
+  }
+  return {};
+}
+
+bool Dispatcher::give_credit(Ticket* ticket, std::uint32_t parts) {
+  ticket->credit += parts;
+  if (ticket->state != TicketState::kPaused) return false;
+  auto* entry = static_cast<Entry*>(ticket->model);
+  std::erase(entry->paused, ticket);
+  impl_->requeue(ticket, entry);
+  return true;
+}
+
 void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
   impl_->now = std::max(impl_->now, now);
   LaneState& runner = impl_->lane(lane);
@@ -359,7 +421,7 @@ void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
 }
 
 bool Dispatcher::cancel(Ticket* ticket, Status status) {
-  if (ticket->state != TicketState::kQueued && ticket->state != TicketState::kRunning) return false;
+  if (ticket->state == TicketState::kNew || ticket->state == TicketState::kDone) return false;
   ticket->status = std::move(status);
   impl_->deadlines.remove(ticket);
   impl_->end_early(ticket);
@@ -372,7 +434,7 @@ TicketChain Dispatcher::expire(Nanos now) {
   while (impl_->deadlines.next() <= now) {
     Ticket* ticket = impl_->deadlines.pop();
     const std::string& name = static_cast<Entry*>(ticket->model)->queue.model_name();
-    const bool queued = ticket->state == TicketState::kQueued;
+    const bool queued = ticket->state != TicketState::kRunning;
     const Nanos waited = (queued ? now : impl_->lanes[ticket->lane].started) - ticket->time.queued;
     std::string text = "the deadline passed ";
     text +=
@@ -392,7 +454,10 @@ bool Dispatcher::work_for_idle_lane(Nanos now) const {
   return !impl_->ready.empty() || (!impl_->timed.empty() && impl_->timed.top_key() <= now);
 }
 
-std::size_t Dispatcher::queued(const Entry* entry) const { return entry->queue.size(); }
+std::size_t Dispatcher::unserved(const Entry* entry) const {
+  return queued(entry) + (entry->takes_turns ? entry->running : 0);
+}
+std::size_t Dispatcher::queued(const Entry* entry) const { return entry->queue.size() + entry->paused.size(); }
 std::size_t Dispatcher::queued_bytes(const Entry* entry) const { return entry->queue.bytes(); }
 std::size_t Dispatcher::running(const Entry* entry) const { return entry->running; }
 int Dispatcher::running_lanes(const Entry* entry) const { return entry->lanes; }

@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -116,6 +117,14 @@ class Dispatcher {
   // answered before is only noted: its memory stays valid until release. When nobody waits for those that are left, the
   // interrupt is asked for.
   TicketChain settle(Entry* entry, std::span<Ticket* const> tickets);
+  // Requests that are answered in parts run one a batch, in turns. A part of the ticket may be delivered: takes credit
+  // and a reference. The credit that is left; nothing: nobody waits for it any more.
+  std::optional<std::uint32_t> claim_part(Ticket* ticket);
+  // The end of a turn that was not the last: in place of settle. The ticket waits again, for a lane or for credit; one
+  // of a closed entry is DONE (UNAVAILABLE) and in the chain.
+  TicketChain end_turn(Entry* entry, Ticket* ticket);
+  // Parts have been taken. True: the ticket waits for a lane now.
+  bool give_credit(Ticket* ticket, std::uint32_t parts);
   // The lane is free again; all tickets of the assignment have been settled. Empties the assignment but for `gone`.
   void release(int lane, Assignment& assignment, Nanos now = 0);
 
@@ -128,7 +137,9 @@ class Dispatcher {
 
   // A lane should be woken: somebody may run something right now (as opposed to at ask_again).
   bool work_for_idle_lane(Nanos now) const;
-  std::size_t queued(const Entry* entry) const;
+  // Waiting, or in a turn that may not be the last.
+  std::size_t unserved(const Entry* entry) const;
+  std::size_t queued(const Entry* entry) const;  // or paused
   std::size_t queued_bytes(const Entry* entry) const;
   std::size_t running(const Entry* entry) const;  // tickets in the hands of lanes, answered ones included
   int running_lanes(const Entry* entry) const;

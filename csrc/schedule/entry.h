@@ -59,6 +59,8 @@ struct Dispatcher::Entry {
   bool asks_cores = false;          // the same: it waits or runs, and keeps cores busy when it runs
   int lanes = 0;                    // that run it now
   std::size_t running = 0;          // tickets that these lanes have not settled
+  std::vector<Ticket*> paused;      // that wait for credit
+  bool takes_turns = false;         // its requests are answered in parts: one that runs may come back to wait
   BatchLog log;
   std::uint64_t refused = 0;  // because they were predicted to be late
   bool closed = false;

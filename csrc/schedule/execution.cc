@@ -6,6 +6,10 @@
 namespace headrace {
 
 bool Execution::run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger) {
+  if (runnable.session->decoupled()) {
+    run_turn(assignment, runnable, ledger);
+    return false;
+  }
   whole_ = true;
   run_part(assignment.tickets, assignment, runnable, ledger);
   return whole_;

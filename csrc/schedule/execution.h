@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,6 +59,9 @@ class Ledger {
   virtual TicketChain settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) = 0;
   // The chain's tickets have their status and outputs: to their sinks with them.
   virtual void answer(TicketChain chain) = 0;
+  // Of a request that is answered in parts: as Dispatcher's. As they are, nobody waits for parts.
+  virtual std::optional<std::uint32_t> claim_part(Ticket* /*ticket*/) { return std::nullopt; }
+  virtual TicketChain end_turn(Dispatcher::Entry* entry, Ticket* ticket) { return settle(entry, {&ticket, 1}); }
 
  protected:
   ~Ledger() = default;
@@ -72,6 +76,8 @@ class Execution {
   bool run(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger);
 
  private:
+  // The next parts of the one request that the assignment is, or its end: execution_turns.cc.
+  void run_turn(Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger);
   void run_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
                 Ledger& ledger);
   // Those of the part that were not answered meanwhile.
@@ -90,6 +96,10 @@ class Execution {
   const Clock& clock_;
   std::vector<Tensor> inputs_;
   BatchRun batch_;
+  Status next_part(Ticket& ticket, const Runnable& runnable, bool& last);
+  void finish_turns(Ticket* ticket, Dispatcher::Assignment& assignment, const Runnable& runnable, Ledger& ledger,
+                    const Status& status);
+
   std::vector<std::uint8_t> wanted_;
   std::vector<Ticket*> claimed_;
   bool whole_ = false;

@@ -81,7 +81,7 @@ void Scheduler::set_cores(std::uint32_t count) {
 void Scheduler::wait_empty(const Dispatcher::Entry* entry) {
   MutexLock lock(mutex_);
   ++watchers_;
-  while (dispatcher_.queued(entry) != 0) quiet_.wait(mutex_);
+  while (dispatcher_.unserved(entry) != 0) quiet_.wait(mutex_);
   --watchers_;
 }
 
@@ -278,6 +278,30 @@ TicketChain Scheduler::settle(Dispatcher::Entry* entry, std::span<Ticket* const>
   leaving(chain);
   if (chain.first != nullptr) lanes_[chain.first->lane]->delivering += chain.count;
   return chain;
+}
+
+std::optional<std::uint32_t> Scheduler::claim_part(Ticket* ticket) {
+  MutexLock lock(mutex_);
+  return dispatcher_.claim_part(ticket);
+}
+
+TicketChain Scheduler::end_turn(Dispatcher::Entry* entry, Ticket* ticket) {
+  MutexLock lock(mutex_);
+  const TicketChain chain = dispatcher_.end_turn(entry, ticket);
+  leaving(chain);
+  if (chain.first != nullptr) lanes_[chain.first->lane]->delivering += chain.count;
+  return chain;
+}
+
+void Scheduler::give_credit(Ticket* ticket, std::uint32_t parts) {
+  Lane* lane = nullptr;
+  {
+    MutexLock lock(mutex_);
+    if (!dispatcher_.give_credit(ticket, parts)) return;
+    end_holds();
+    lane = wake_for_work(clock_.now());
+  }
+  if (lane != nullptr) lane->wake.notify_one();
 }
 
 void Scheduler::answer(TicketChain chain) { deliver(chain); }

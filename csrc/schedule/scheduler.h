@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -83,6 +84,9 @@ class Scheduler final : private Ledger {
   // Answers the ticket with `status` at once if it is not answered yet. The caller still holds its reference.
   void cancel(Ticket* ticket, const Status& status);
 
+  // So many parts of an unanswered ticket have been taken by their reader: it may send as many more.
+  void give_credit(Ticket* ticket, std::uint32_t parts);
+
   // Waits until no ticket is in flight and every answer is in its sink's hands; false when `time` came first. A run
   // that nobody waits for any more is not waited for.
   bool wait_idle(Nanos time);
@@ -152,6 +156,8 @@ class Scheduler final : private Ledger {
   void still_running(std::span<Ticket* const> tickets, std::vector<Ticket*>& out) override;
   TicketChain settle(Dispatcher::Entry* entry, std::span<Ticket* const> tickets) override;
   void answer(TicketChain chain) override;
+  std::optional<std::uint32_t> claim_part(Ticket* ticket) override;
+  TicketChain end_turn(Dispatcher::Entry* entry, Ticket* ticket) override;
 
   Clock& clock_;
   Pool& pool_;

@@ -60,6 +60,7 @@ def read_batching(reader: ConfigReader, message: Any, stated: int | None) -> "Ba
         "priority_levels": 0,
         "default_priority_level": 0,
         "level_queues": {},
+        "decoupled": message.model_transaction_policy.decoupled,
         "ragged_inputs": [tensor.name for tensor in message.input if tensor.allow_ragged_batch],
         "max_lanes": _max_lanes(reader, message),
         "weight": _weight(reader, message),

@@ -147,7 +147,9 @@ FIELDS: dict[str, Row] = {
     "model_warmup.count": Row(_A, "how often; 0 is once"),
     "model_operations": Row(_W, "libraries of custom operators are not loaded"),
     "model_transaction_policy": Row(_A, "how often a model answers"),
-    "model_transaction_policy.decoupled": Row(_R, "a model answers each request once"),
+    "model_transaction_policy.decoupled": Row(
+        _A, "a request has any number of answers; a load error where the backend gives one, or where it is left out"
+    ),
     "model_repository_agents": Row(_W, "no agent is run, so nothing is checked or changed by one"),
     "response_cache": Row(_A, "off"),
     "response_cache.enable": Row(_W, "responses are not cached"),

@@ -50,6 +50,7 @@ class BatchingOptions(TypedDict, total=False):
     priority_levels: int  # 0 is none
     default_priority_level: int  # of requests that name none
     level_queues: Mapping[int, LevelQueueOptions]  # other levels have what is said above
+    decoupled: bool  # a request may have any number of answers, if the backend can
     ragged_inputs: list[str]  # allow_ragged_batch: may be padded, if a probe at load finds the same answers
 
 

@@ -110,10 +110,11 @@ class Web:
 
 @contextlib.contextmanager
 def serving(root: Path, **options: Any) -> Iterator[headrace.Server]:
-    """echo of INT32 rows; and `stuck`, whose runs with a 7 go on until nobody waits for them."""
-    for name, more in (("echo", ""), ("stuck", "hold_on 7\n")):
+    """echo of INT32 rows; `rows` answers for each row; `stuck` goes on with a 7 until nobody waits for it."""
+    for name, more in (("echo", ""), ("rows", "answers rows\n"), ("stuck", "hold_on 7\n")):
         (root / name / "1").mkdir(parents=True, exist_ok=True)
-        (root / name / "config.pbtxt").write_text('backend: "echo" max_batch_size: 65536')
+        policy = "model_transaction_policy { decoupled: true }" if name == "rows" else ""
+        (root / name / "config.pbtxt").write_text(f'backend: "echo" max_batch_size: 65536 {policy}')
         (root / name / "1/model.echo").write_text(f"input x INT32 [-1,1]\n{more}")
     with headrace.Server(
         root, **{"grpc_port": 0, "http_port": 0, "cors_allow_origin": (ORIGIN,), **options}
@@ -190,6 +191,17 @@ def test_answers_come_while_others_are_not_ready(server: headrace.Server) -> Non
         client.call(INFER, ask(2, model="stuck"))
         client.head()
         assert told(client.answers()[0][0]) == ("", "2", [2])
+
+
+def test_one_request_may_have_many_answers(server: headrace.Server) -> None:
+    with web(server.http_port, receive_buffer=4096) as client:
+        client.call(INFER, ask(3, model="rows", rows=5000) + ask(4, model="rows", rows=2))
+        client.head()
+        messages, trailers = client.answers()
+    found = [told(message) for message in messages]
+    assert sorted(row[1] for row in found) == ["3"] * 5000 + ["4"] * 2
+    assert all(row[2] == [int(row[1])] for row in found)
+    assert trailers == {"grpc-status": "0"}
 
 
 def test_errors_answer_their_request(server: headrace.Server) -> None:

@@ -31,6 +31,7 @@ NATIVE_SUITES = {
     "infer_response",
     "connection_steps",
     "infer_stream_ends",
+    "infer_stream_parts",
     "ort_types",
     "pool_waste",
     "queue_order",
