@@ -14,6 +14,7 @@ namespace {
 // Text of an answer that is too long to be copied.
 struct TextView {
   std::string text;
+  Block room;
 };
 
 py::bytes make_bytes(std::string_view first, std::string_view second) {
@@ -38,7 +39,7 @@ py::object payload(HttpAnswer& answer) {
   const std::string_view own = body.own;
   std::vector<wire::OutMessage::View> views = std::move(body.views);
   py::object text;
-  if (!copied) text = py::memoryview(py::cast(TextView{std::move(body.own)}));
+  if (!copied) text = py::memoryview(py::cast(TextView{std::move(body.own), std::move(answer.room)}));
   std::size_t at = 0;
   const auto add_own = [&](std::size_t upto) {
     if (copied && upto - at + head.size() != 0) {

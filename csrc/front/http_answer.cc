@@ -49,13 +49,41 @@ bool HttpResult::heavy() const {
   if (bytes <= kSurelyLight) return false;
   if (encoding != wire::Encoding::kIdentity && bytes > kLightCompression) return true;
   if (is_web(form)) return false;  // copied or handed on as it lies
+  return text_bytes() > (encoding == wire::Encoding::kIdentity ? StepWork::kEachBytes : kLightCompression);
+}
+
+std::size_t HttpResult::text_bytes() const {
   std::vector<wire::ResponseOutput> given;
   std::vector<wire::OutputForm> present;
   std::array<wire::ResponseParameter, 3> parameters;
   const wire::InferResponse said = response(given, present, parameters.data());
-  const std::size_t text =
-      form == HttpForm::kPredict ? wire::predict_response_bytes(given) : wire::json_response_bytes(said, present);
-  return text > (encoding == wire::Encoding::kIdentity ? StepWork::kEachBytes : kLightCompression);
+  return form == HttpForm::kPredict ? wire::predict_response_bytes(given) : wire::json_response_bytes(said, present);
+}
+
+namespace {
+
+// Addresses that nobody uses, charged in the text's stead: it lies in a string.
+Status count(Block& room, std::size_t bytes, Pool& pool) {
+  if (room && bytes <= room.charged()) return {};
+  room.reset();
+  Result<Block> block = pool.reserve(bytes);
+  if (!block) return block.status();
+  if (!block->charge(bytes)) {
+    return resource_exhausted("no room for " + std::to_string(bytes) +
+                              " bytes of JSON: the pool (--pool-bytes) is full; try again, or ask for binary outputs");
+  }
+  room = std::move(*block);
+  return {};
+}
+
+}  // namespace
+
+void HttpResult::write_counted(HttpAnswer& answer, Pool& pool) const {
+  if (!is_web(form)) answer.status = count(answer.room, text_bytes(), pool);
+  if (answer.status.ok()) write(answer);
+  // Strings with much to escape are longer than was reckoned.
+  if (answer.status.ok() && answer.room) answer.status = count(answer.room, answer.body.own.capacity(), pool);
+  if (!answer.status.ok()) answer.body.clear();
 }
 
 Status HttpResult::write_body(HttpAnswer& answer, std::size_t& json_bytes) const {

@@ -35,6 +35,7 @@ struct HttpAnswer {
   int http = 0;      // the HTTP status of a refusal where the code's own would say too little; 0: the code's own
   std::string head;  // status line and headers, with the empty line; empty where the owner writes its own
   wire::OutMessage body;
+  Block room;  // what counts the body's own bytes, where they are many, against the pool's cap
 };
 
 struct HttpResult;
@@ -95,9 +96,12 @@ struct HttpResult {
   bool heavy() const;
   // Fills head and body, or the status. `known` may be null.
   void write(HttpAnswer& answer, KnownAnswers* known = nullptr) const;
+  // The same where text is long: it counts against the cap of `pool`. RESOURCE_EXHAUSTED: there is no room for it.
+  void write_counted(HttpAnswer& answer, Pool& pool) const;
 
  private:
   bool may_be_known() const;
+  std::size_t text_bytes() const;  // about
   Status write_body(HttpAnswer& answer, std::size_t& json_bytes) const;
   wire::InferResponse response(std::vector<wire::ResponseOutput>& outputs, std::vector<wire::OutputForm>& present,
                                wire::ResponseParameter* timing) const;

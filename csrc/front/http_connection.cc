@@ -312,6 +312,7 @@ void HttpConnection::respond(Exchange& exchange, Ticket& ticket) {
     job->endpoint_id = id_;
     job->exchange = exchange.asked.exchange;
     job->hold = static_cast<CatalogHold*>(ticket.cookie_hold);
+    job->pool = &loop_.engine().pool();
     job->result = std::move(result);
     job->entry = std::move(said);
     if (loop_.submit_job(job.get())) {

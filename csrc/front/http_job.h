@@ -43,11 +43,12 @@ struct HttpDecodeJob final : HttpJob {
 
 struct HttpEncodeJob final : HttpJob {
   HttpEncodeJob() { encodes = true; }
+  Pool* pool = nullptr;
   HttpResult result;
   AccessEntry entry;  // for the log, once the answer's size is known
   HttpAnswer answer;
 
-  void run() noexcept override { result.write(answer); }
+  void run() noexcept override { result.write_counted(answer, *pool); }
 };
 
 }  // namespace headrace

@@ -84,6 +84,16 @@ void InferStream::start_job(StreamMessage& place, wire::Message message) {
 }
 
 void InferStream::run(StreamMessage& place, Ticket* ticket, CatalogHold& hold, Model& model) {
+  if (model.decoupled && ticket->asks_more) {
+    const std::string id = ticket->id;
+    endpoint_.loop().recycle(ticket);
+    refuse(place,
+           {Code::kUnimplemented, "model '" + model.name +
+                                      "' answers a request any number of times: its outputs are neither put into "
+                                      "shared memory nor classified; ask for them as they are"},
+           &model, {model.name, model.version_text, id, place.request_bytes});
+    return;
+  }
   order_.enter(place, model.policy.preserve_ordering || ticket->in_sequence || ticket->id.empty());
   place.ticket = ticket;
   ticket->cookie_slot = endpoint_.id();

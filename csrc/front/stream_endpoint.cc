@@ -96,7 +96,7 @@ void StreamEndpoint::encode_stream_part(const Ticket& ticket, const Part& part) 
   response.model_name = model.name;
   response.model_version = model.version_text;
   response.id = ticket.id;
-  list_outputs(part.outputs, ticket.output_requests, model, loop_.response_outputs_);
+  list_outputs(part.outputs, {}, model, loop_.response_outputs_);
   response.outputs = loop_.response_outputs_;
   loop_.response_parameters_.assign({{"triton_final_response", false}});
   response.parameters = loop_.response_parameters_;

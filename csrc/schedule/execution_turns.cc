@@ -77,9 +77,7 @@ Status Execution::next_part(Ticket& ticket, const Runnable& runnable, bool& last
     return status;
   }
   HEADRACE_CHECK(batch_.outputs.size() == runnable.output_names.size());
-  if (!ticket.asks_more) return status;
-  return fulfil_requests(ticket.output_requests, batch_.outputs, runnable.batched, runnable.output_names,
-                         runnable.output_labels, pool_);
+  return status;
 }
 
 void Execution::finish_turns(Ticket* ticket, Dispatcher::Assignment& assignment, const Runnable& runnable,
