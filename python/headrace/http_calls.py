@@ -19,6 +19,10 @@ log = logging.getLogger("headrace.http")
 _Future = asyncio.Future[Any] | concurrent.futures.Future[Any]
 
 
+def _to_nobody(call: Call, answer: Answer) -> None:
+    """The connection is gone."""
+
+
 class PythonCalls:
     """Those of one connection. `on_answer` gets what each is answered."""
 
@@ -50,6 +54,11 @@ class PythonCalls:
             future.cancel()
         self._open.clear()
         return numbers
+
+    def close(self) -> None:
+        """The connection is gone: all are cancelled, and it is not referred to any more."""
+        self.abandon()
+        self._on_answer = _to_nobody
 
     def _hand_back(self, call: Call, done: "concurrent.futures.Future[Any]") -> None:
         with contextlib.suppress(RuntimeError):  # our loop is closed, and its connections with it

@@ -90,7 +90,6 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._extras: dict[int, bytes] = {}  # header lines of answers that the core may have to leave to us
         self._calls = PythonCalls(self._loop, gateway, self._answered)
         self._streams = AnswerStreams(port.loop, self._core, gateway.grpc, self._write)
-        self._write_soon = port.measured("http write", self._write_on)
         self._writes_on = False  # there is more to write, in the loop's next turn
         self._out: list[bytes | memoryview] = []
         self._last = -1  # number of the request whose answer ends the connection
@@ -166,7 +165,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         for pending in (self._timer, self._farewell):
             if pending is not None:
                 pending.cancel()
-        self._calls.abandon()
+        self._calls.close()
         self._streams.close()
         self._port.disconnect(self._token)
         self._core.lost()
@@ -362,7 +361,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 return
             if moved:
                 self._writes_on = True
-                self._loop.call_soon(self._write_soon)
+                self._loop.call_soon(self._port.measured("http write", self._write_on))
         if self._ending or (self._leaving and not self._busy):
             self._end(transport)
         else:

@@ -211,6 +211,7 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(len(name) + len(value) + 4)
+        value = value.rstrip(b" \t")  # which is no part of it (RFC 9110, 5.5), and which the parser leaves
         meaning = _HEADERS.get(name.lower(), _IGNORED)
         if meaning == _LENGTH:
             self.length = int(value)  # the parser has checked it
@@ -364,7 +365,7 @@ class ForwardingReader(RequestReader):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self.headers.append((name, value))
+        self.headers.append((name, value.rstrip(b" \t")))
 
     @property
     def forwarded(self) -> str:  # type: ignore[override]  # see above

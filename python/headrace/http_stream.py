@@ -186,6 +186,10 @@ class AnswerStream:
             self._out += parts
 
 
+def _wake_nobody() -> None:
+    """The connection is gone."""
+
+
 class AnswerStreams:
     """Those of one connection, by the numbers of their requests."""
 
@@ -245,8 +249,11 @@ class AnswerStreams:
                 stream.source.cancel(code, text)
 
     def close(self) -> None:
-        """The connection is gone."""
+        """The connection is gone, and is not referred to any more."""
         for stream in self._open.values():
             stream.source.close()
         for deadline in self._deadlines.values():
             deadline.cancel()
+        self._open.clear()
+        self._deadlines.clear()
+        self._wake = _wake_nobody

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from server_process import ServerProcess
@@ -253,8 +253,15 @@ def requests(draw: st.DrawFn) -> Made:
 SEEN: Counter[str] = Counter()
 
 
+SPACES_BEHIND = (
+    b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length:89\r\nInference-Header-Content-Length:89 \t\r\n\r\n"
+    b'{"inputs": [{"name": "x", "datatype": "INT32", "shape": [0], "data": []}], "id": "first"}'
+)
+
+
 @settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(made=requests(), number=st.integers(0, 9999))
+@example(made=Made(SPACES_BEHIND, right=False, other_end=False, head=False), number=0)
 def check_both_ways(server: ServerProcess, made: Made, number: int) -> None:
     """One request, and behind it a second and the last."""
     behind = second(number) + LAST
