@@ -49,7 +49,8 @@ void Residency::withdraw(Item* item) {
 }
 
 Residency::Decision Residency::next(const Uses& uses) {
-  if (line_.empty() || loading_ >= loads_at_once_) return {};
+  if (line_.empty()) return make_up(uses);
+  if (loading_ >= loads_at_once_) return {};
   Item* first = line_.front();
   // More than the whole budget: alone, then.
   const std::size_t needed = std::min(first->memory.peak, budget_);
@@ -70,6 +71,16 @@ Residency::Decision Residency::next(const Uses& uses) {
   }
   // What loads or is in use may leave later; until then what is loaded had better stay.
   if (could < needed && bytes_ <= budget_) return {};
+  victim->state = State::kEvicting;
+  leaving_ += victim->memory.footprint;
+  return {Decision::kEvict, victim};
+}
+
+// What a load was measured to take may be more than was reserved for it.
+Residency::Decision Residency::make_up(const Uses& uses) {
+  if (bytes_ - leaving_ <= budget_) return {};
+  Item* victim = least_worth(uses);
+  if (victim == nullptr || victim->memory.footprint == bytes_ - leaving_) return {};  // it alone is more: it stays
   victim->state = State::kEvicting;
   leaving_ += victim->memory.footprint;
   return {Decision::kEvict, victim};

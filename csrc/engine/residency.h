@@ -99,6 +99,7 @@ class Residency {
   const Item* first_waiting() const { return line_.empty() ? nullptr : line_.front(); }
 
  private:
+  Decision make_up(const Uses& uses);
   Item* least_worth(const Uses& uses);
   void charge(std::size_t bytes);
 

@@ -58,6 +58,33 @@ TEST_F(ResidencyTest, ALoadCountsWithItsPeakAndThenWithItsFootprint) {
   EXPECT_EQ(residency_->bytes_peak(), 80U);
 }
 
+TEST_F(ResidencyTest, WhatWasMeasuredToBeMoreThanReservedIsMadeUpForAtOnce) {
+  make(100);
+  Residency::Item* cheap = add(40, 40);
+  Residency::Item* dear = add(40, 40);
+  load(cheap);
+  ask(dear);
+  ASSERT_EQ(next().kind, Kind::kLoad);
+  residency_->loaded(dear, {70, 70}, kSecond, 0);
+  EXPECT_EQ(residency_->bytes(), 110U);
+  const Residency::Decision decision = next();
+  ASSERT_EQ(decision.kind, Kind::kEvict);
+  EXPECT_EQ(decision.item, cheap);
+  EXPECT_EQ(next().kind, Kind::kNothing) << "one is enough";
+  residency_->evicted(cheap);
+  EXPECT_EQ(residency_->bytes(), 70U);
+  EXPECT_EQ(next().kind, Kind::kNothing);
+}
+
+TEST_F(ResidencyTest, WhatAloneIsMoreThanTheBudgetStays) {
+  make(100);
+  Residency::Item* item = add(40, 40);
+  ask(item);
+  ASSERT_EQ(next().kind, Kind::kLoad);
+  residency_->loaded(item, {170, 170}, kMillisecond, 0);
+  EXPECT_EQ(next().kind, Kind::kNothing);
+}
+
 TEST_F(ResidencyTest, OneLoadForAllWhoAsk) {
   make(100);
   Residency::Item* item = add(10, 20);

@@ -1,6 +1,7 @@
 """More models than memory: what sleeps is served all the same, and memory comes back."""
 
 import json
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,11 @@ def get(server: ServerProcess, path: str, method: str = "GET") -> Any:
         return json.load(answer)
 
 
+def used(rows: Any) -> int:
+    """Bytes of all models, as statistics have them."""
+    return sum(row["memory_usage"][0]["byte_size"] for row in rows)
+
+
 def test_more_models_than_memory(tmp_path: Path) -> None:
     for number in range(MODELS):
         write(tmp_path, f"m{number}", number)
@@ -65,10 +71,12 @@ def test_more_models_than_memory(tmp_path: Path) -> None:
             for number in range(MODELS):
                 assert client.is_model_ready(f"m{number}")
                 assert ask(client, f"m{number}") == number
-            rows = get(server, "/v2/models/stats")["model_stats"]
-            sizes = [row["memory_usage"][0]["byte_size"] for row in rows]
-            # The last load may have been measured to take more than was reserved for it, until the next makes room.
-            assert 0 < sum(sizes) <= budget + max(sizes)
+            # What a load was measured to take beyond what was reserved is made up for right after it.
+            deadline = time.monotonic() + 30
+            while (rows := get(server, "/v2/models/stats")["model_stats"]) and used(rows) > budget:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert used(rows) > 0
         assert any(row["memory_usage"][0]["byte_size"] == 0 for row in rows)
 
 
