@@ -58,6 +58,7 @@ struct SessionOptions {
   std::map<std::string, std::string> config_entries;  // runtime's own session configuration, passed through
   std::vector<Provider> providers;                    // best first; the CPU is always the last
   bool strict_providers = false;                      // what is asked for and cannot be had is an error
+  Signature stated;  // what the configuration says of a file that does not say it of itself (a TensorRT plan)
 };
 
 // Asks a run in progress to stop. The scheduler calls request(); the backend arms it around its run.

@@ -5,6 +5,7 @@
 
 #include "backend/onnx_file.h"
 #include "backend/ort_library.h"
+#include "backend/ort_options.h"
 #include "backend/ort_providers.h"
 #include "backend/ort_session.h"
 #include "backend/ort_signature.h"
@@ -21,46 +22,6 @@ Status load_error(const std::string& model_file, const Failure& failure) {
   if (failure.code == ort::Error::kNoSuchFile) code = Code::kNotFound;
   if (failure.code == ort::Error::kNotImplemented) code = Code::kUnimplemented;
   return {code, "Model file " + model_file + " cannot be loaded: " + failure.message};
-}
-
-Failure apply(ort::Api api, const SessionOptions& options, ort::SessionOptions* out) {
-  Failure failure = take(api, api.call<ort::SetIntraOpNumThreads>(out, options.intra_op_threads));
-  if (!failure) failure = take(api, api.call<ort::SetInterOpNumThreads>(out, options.inter_op_threads));
-  if (!failure) failure = take(api, api.call<ort::SetSessionExecutionMode>(out, options.parallel_execution ? 1 : 0));
-  if (!failure)
-    failure = take(api, api.call<ort::SetSessionGraphOptimizationLevel>(out, options.graph_optimization_level));
-  if (!failure)
-    failure = take(
-        api, options.memory_arena ? api.call<ort::EnableCpuMemArena>(out) : api.call<ort::DisableCpuMemArena>(out));
-  if (!failure)
-    failure = take(
-        api, options.memory_pattern ? api.call<ort::EnableMemPattern>(out) : api.call<ort::DisableMemPattern>(out));
-  // An idle pool that spins takes the cores from the lanes and loops beside it.
-  std::map<std::string, std::string> entries{{"session.intra_op.allow_spinning", "0"},
-                                             {"session.inter_op.allow_spinning", "0"}};
-  for (const auto& [key, value] : options.config_entries) entries[key] = value;
-  for (const auto& [key, value] : entries) {
-    if (failure) break;
-    failure = take(api, api.call<ort::AddSessionConfigEntry>(out, key.c_str(), value.c_str()));
-  }
-  return failure;
-}
-
-void* start_thread(void* starter, void (*body)(void*), void* argument) {
-  return static_cast<ThreadStarter*>(starter)->start(body, argument).release();
-}
-
-void join_thread(void* thread) {
-  const std::unique_ptr<StartedThread> started(static_cast<StartedThread*>(thread));
-  if (started != nullptr) started->join();
-}
-
-Failure start_by(ort::Api api, ThreadStarter* starter, ort::SessionOptions* out) {
-  if (starter == nullptr) return {};
-  Failure failure = take(api, api.call<ort::SetCustomCreateThread>(out, &start_thread));
-  if (!failure) failure = take(api, api.call<ort::SetCustomThreadOptions>(out, static_cast<void*>(starter)));
-  if (!failure) failure = take(api, api.call<ort::SetCustomJoinThread>(out, &join_thread));
-  return failure;
 }
 
 class OnnxRuntime final : public Backend {
@@ -98,10 +59,8 @@ class OnnxRuntime final : public Backend {
                 Placement& placement) const {
     const ort::Api api = library_.api();
     for (std::size_t first = 0; first <= options.providers.size(); ++first) {
-      ort::Owned<ort::SessionOptions, ort::ReleaseSessionOptions> session_options(api);
-      Failure failure = take(api, api.call<ort::CreateSessionOptions>(session_options.out()));
-      if (!failure) failure = apply(api, options, session_options.get());
-      if (!failure) failure = start_by(api, threads_, session_options.get());
+      ort::OptionsHandle session_options(api);
+      Failure failure = ort::make_options(api, options, threads_, session_options);
       if (failure) return load_error(model_file, failure);
       placement.provider = "cpu";
       for (std::size_t i = first; i < options.providers.size(); ++i) {

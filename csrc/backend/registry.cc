@@ -7,6 +7,7 @@
 
 #include "backend/echo.h"
 #include "backend/onnxruntime.h"
+#include "backend/tensorrt.h"
 
 namespace headrace {
 
@@ -30,6 +31,7 @@ struct Row {
 constexpr std::array kRows{
     Row{"onnxruntime", &open_onnxruntime},
     Row{"echo", &open_echo},
+    Row{"tensorrt", &open_tensorrt},
 };
 
 }  // namespace

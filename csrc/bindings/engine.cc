@@ -47,6 +47,20 @@ QueuePolicy make_level_queue(const py::dict& given) {
   return queue;
 }
 
+// What the configuration says of a file that does not say it of itself.
+std::vector<TensorSpec> make_stated(const py::dict& stated, const char* key) {
+  std::vector<TensorSpec> specs;
+  for (const py::handle each : optional(stated, key, py::list())) {
+    const auto row = py::cast<py::dict>(each);
+    TensorSpec& spec = specs.emplace_back();
+    spec.name = required<std::string>(row, "name");
+    spec.dtype = parse_dtype(required<std::string>(row, "datatype")).value_or(DType::kInvalid);
+    spec.dims = required<std::vector<std::int64_t>>(row, "shape");
+    spec.symbols.resize(spec.dims.size());
+  }
+  return specs;
+}
+
 ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   ModelSpec spec;
   SessionOptions& s = spec.session;
@@ -64,6 +78,9 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
                            required<std::map<std::string, std::string>>(provider, "options"),
                            required<bool>(provider, "asked_for")});
   }
+  const auto stated = optional(session, "stated", py::dict());
+  s.stated.inputs = make_stated(stated, "inputs");
+  s.stated.outputs = make_stated(stated, "outputs");
   BatchingPolicy& b = spec.batching;
   spec.batching_decided = optional(batching, "decided", false);
   b.max_batch_size = optional<std::int64_t>(batching, "max_batch_size", 0);

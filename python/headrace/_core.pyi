@@ -40,6 +40,10 @@ class ProviderOptions(TypedDict):
     options: dict[str, str]
     asked_for: bool  # False: a default, not missed where the runtime was built without it
 
+class StatedTensors(TypedDict):
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
 class SessionOptions(TypedDict, total=False):
     intra_op_threads: int
     inter_op_threads: int
@@ -50,6 +54,7 @@ class SessionOptions(TypedDict, total=False):
     config_entries: dict[str, str]
     providers: list[ProviderOptions]  # best first; the CPU is always the last
     strict_providers: bool
+    stated: StatedTensors  # of a TensorRT plan
 
 class WarmupInput(TypedDict, total=False):
     name: str

@@ -35,8 +35,8 @@ _SUCH = "such tensors cannot be served"
 
 FIELDS: dict[str, Row] = {
     "name": Row(_A, "must be the folder's name, if it is given"),
-    "platform": Row(_A, "onnxruntime_onnx; any other is refused"),
-    "backend": Row(_A, "onnxruntime; any other is refused"),
+    "platform": Row(_A, "onnxruntime_onnx or tensorrt_plan; any other is refused"),
+    "backend": Row(_A, "onnxruntime or tensorrt; any other is refused"),
     "runtime": Row(_W, _NO_EFFECT),
     "version_policy": Row(_A, "which versions are served; not given: the highest"),
     "version_policy.latest": Row(_A, "the highest"),
@@ -67,7 +67,9 @@ FIELDS: dict[str, Row] = {
     "output.is_non_linear_format_io": Row(_R, _SUCH),
     "batch_input": Row(_R, "inputs that are made from a batch's composition cannot be served"),
     "batch_output": Row(_R, "outputs that are cut by an input's shape cannot be served"),
-    "default_model_filename": Row(_A, "the file in a version's folder; not given: model.onnx"),
+    "default_model_filename": Row(
+        _A, "the file in a version's folder; not given: model.onnx, of a TensorRT plan model.plan"
+    ),
     "cc_model_filenames": Row(_W, "models run on the CPU, and default_model_filename is used"),
     "metric_tags": Row(_W, _NO_EFFECT),
     "instance_group": Row(_A, "how many lanes may run the model at one time: the counts of all groups"),
@@ -124,7 +126,7 @@ FIELDS: dict[str, Row] = {
         _A, "tensorrt, or cuda for its parameters"
     ),
     "optimization.execution_accelerators.gpu_execution_accelerator.parameters": Row(
-        _A, "precision_mode and max_workspace_size_bytes as Triton spells them, the runtime's own as they are"
+        _A, "those of TensorRT as Triton spells them, or the runtime's own, trt_...; any other is refused"
     ),
     "optimization.execution_accelerators.cpu_execution_accelerator": Row(_A, "warned of: the CPU as it is"),
     "optimization.execution_accelerators.cpu_execution_accelerator.name": Row(_A, "named in the warning"),

@@ -9,35 +9,45 @@ then dynamic batching is on. The model's `batching_reason` says which rule appli
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format, text_format
 
-from headrace import _proto, providers
+from headrace import _proto, plans, providers
 from headrace.batching_config import OBJECTIVE, WEIGHT, read_batching
 from headrace.config import Config
 from headrace.config_fields import Treatment, row_of
+from headrace.datatypes import data_type_of, datatype
 from headrace.errors import InvalidArgument, Unimplemented
 
 if TYPE_CHECKING:
-    from headrace.engine import BatchingOptions, Model, SessionOptions, TensorInfo
+    from headrace.engine import (
+        BatchingOptions,
+        Model,
+        ProviderOptions,
+        SessionOptions,
+        TensorInfo,
+    )
 
 __all__ = [
     "SCHEDULE",
     "ModelSettings",
     "check_signature",
     "complete",
-    "datatype",
     "platform_of",
     "read",
+    "session_of",
     "threads_text",
 ]
 
-_PLATFORMS = {"onnxruntime_onnx": "onnxruntime"}
-_BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo"}  # with the file that a version's folder holds
+_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+# With the file that a version's folder holds.
+_BACKENDS = {"onnxruntime": "model.onnx", "echo": "model.echo", "tensorrt": "model.plan"}
 _GRAPH_LEVELS = {-1: 1, 1: 2, 2: 0}  # config.pbtxt -> ONNX Runtime: basic, extended, none; anything else is all (99)
 _PASSED_ON = ("session.", "optimization.", "ep.")  # parameters that are the runtime's own session configuration
 
@@ -130,6 +140,9 @@ def read(name: str, text: str | None, config: Config, *, is_json: bool = False) 
         raise reader.wrong(f"its name is '{message.name}', but the folder's is '{name}': rename one, or leave name out")
     backend = _backend(reader, message)
     filename = message.default_model_filename or _BACKENDS[backend]
+    if backend == plans.BACKEND:
+        plans.check(reader, message)
+        states_size = True  # an engine cannot be asked whether it may be batched
     if "/" in filename or filename in {".", ".."}:
         raise reader.wrong(f"default_model_filename '{filename}' must be the name of a file in the version's folder")
     _check_tensors(reader, message)
@@ -140,7 +153,7 @@ def read(name: str, text: str | None, config: Config, *, is_json: bool = False) 
         name=name,
         backend=backend,
         filename=filename,
-        session=_session(reader, message),
+        session=_session(reader, message, backend),
         batching=batching,
         message=message,
         max_batch_size=stated,
@@ -201,7 +214,7 @@ def _check_tensors(reader: _Reader, message: Any) -> None:
                 raise reader.wrong(f"{where} has dims {list(tensor.dims)}: each is a size over 0, or -1 for any")
 
 
-def _session(reader: _Reader, message: Any) -> "SessionOptions":
+def _session(reader: _Reader, message: Any, backend: str) -> "SessionOptions":
     config = reader.config
     values = {key: value.string_value for key, value in message.parameters.items()}
 
@@ -226,6 +239,10 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
         if intra * inter > cores:
             intra = max(1, cores // inter)
             reader.warn("parameters.intra_op_thread_count", f"{intra} used beside {inter} inter-op threads")
+    if backend == plans.BACKEND:
+        chain = [providers.plan_provider(message, config, reader.wrong, reader.warn)]
+    else:
+        chain = providers.chain(message, config, reader.wrong, reader.warn)
     session: SessionOptions = {
         "intra_op_threads": intra,
         "inter_op_threads": inter,
@@ -235,27 +252,36 @@ def _session(reader: _Reader, message: Any) -> "SessionOptions":
         "memory_pattern": number("enable_mem_pattern", 0, 1) != 0,
         "config_entries": {key: values.pop(key) for key in sorted(values) if key.startswith(_PASSED_ON)},
         "providers": [
-            {"name": provider.name, "options": provider.options, "asked_for": provider.asked_for}
-            for provider in providers.chain(message, config, reader.wrong, reader.warn)
+            {"name": provider.name, "options": provider.options, "asked_for": provider.asked_for} for provider in chain
         ],
         "strict_providers": config.strict_device or number("strict_device", 0, 1) == 1,
     }
+    if backend == plans.BACKEND:
+        session["stated"] = plans.stated(message)
     for key in sorted(values.keys() - _READ_ELSEWHERE):
         reader.warn(f"parameters.{key}", _NO_EFFECT)
     return session
 
 
+def session_of(settings: ModelSettings, version: int, file: Path, config: Config) -> "SessionOptions":
+    """The session's options for one version's file: what the runtime keeps of it lies apart from any other's."""
+    session = settings.session
+    if not config.cache_dir or not session.get("providers"):
+        return session
+    try:
+        stat = file.stat()
+    except OSError:
+        return session  # the load says what is wrong with the file
+    mark = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    key = f"{settings.name}-{version}-{mark}"
+    kept: list[ProviderOptions] = [
+        {**provider, "options": providers.kept_apart(provider["options"], config, key)}
+        for provider in session["providers"]
+    ]
+    return {**session, "providers": kept}
+
+
 # --- Against the model -----------------------------------------------------------------------------------------------
-
-
-def datatype(data_type: int) -> str:
-    """config.pbtxt's TYPE_STRING is the protocol's BYTES; otherwise the names agree."""
-    name = str(_proto.DataType(data_type).name).removeprefix("TYPE_")
-    return "BYTES" if name == "STRING" else name
-
-
-def _data_type(datatype: str) -> int:
-    return int(_proto.DataType["TYPE_STRING" if datatype == "BYTES" else "TYPE_" + datatype])
 
 
 def _fits(written: Sequence[int], model: Sequence[int]) -> bool:
@@ -370,7 +396,7 @@ def _complete_tensors(written: Any, tensors: "Sequence[TensorInfo]", batched: bo
         if info["name"] in given:
             tensor.CopyFrom(given[info["name"]])
         tensor.name = info["name"]
-        tensor.data_type = _data_type(info["datatype"])
+        tensor.data_type = data_type_of(info["datatype"])
         dims = info["shape"][1:] if batched else info["shape"]
         if len(tensor.dims) != len(dims):
             tensor.dims[:] = dims

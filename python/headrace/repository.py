@@ -15,14 +15,21 @@ from typing import TYPE_CHECKING
 
 from headrace import labels, model_config, warmup
 from headrace.config import Config
-from headrace.errors import HeadraceError, InvalidArgument, NotFound, ResourceExhausted, StartError
+from headrace.errors import (
+    FailedPrecondition,
+    HeadraceError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    StartError,
+)
 from headrace.layout import MODEL_NAME, Target, look, scan, targets
-from headrace.providers import device_of
+from headrace.providers import cache_folders, device_of
 from headrace.router import ModelVersion, Router, State
 from headrace.uploads import Upload, Uploads
 
 if TYPE_CHECKING:
-    from headrace.engine import Engine, Model
+    from headrace.engine import Engine, Model, SessionOptions
 
 __all__ = ["Action", "Load", "Repository", "Unload", "plan"]
 
@@ -348,6 +355,16 @@ class Repository:
             log.warning("%s runs on %s: %s", label, device_of(model.provider), model.provider_note)
         return model
 
+    def _make_cache_folders(self, session: "SessionOptions") -> None:
+        for provider in session.get("providers", ()):
+            for folder in cache_folders(provider["options"], self._config):
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise FailedPrecondition(
+                        f"the folder {folder} for TensorRT's engines cannot be made: {error.strerror} (--cache-dir)"
+                    ) from None
+
     async def _load_model(self, target: Target) -> "Model | None":
         if target.file is None or target.settings is None or target.version is None:
             return None
@@ -358,13 +375,15 @@ class Repository:
             warm = await asyncio.to_thread(warmup.read, settings, target.folder)
         else:
             warm = warmup.read(settings, target.folder)
+        session = model_config.session_of(settings, target.version, target.file.resolve(), self._config)
+        await asyncio.to_thread(self._make_cache_folders, session)
         model = await self._engine.load(
             name=target.name,
             version=target.version,
             backend=settings.backend,
             model_file=target.file.resolve(),
             model_dir=target.folder.resolve(),
-            session=settings.session,
+            session=session,
             batching=settings.batching,
             labels=class_labels,
             warmup=warm,

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.datatypes import datatype
 from headrace.errors import InvalidArgument
-from headrace.model_config import ModelSettings, datatype
+from headrace.model_config import ModelSettings
 
 if TYPE_CHECKING:
     from headrace.engine import WarmupInput, WarmupOptions

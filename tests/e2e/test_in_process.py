@@ -258,3 +258,25 @@ def test_readiness_while_models_are_broken(repository: Repository, models: Path)
         ask(at(server))
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/health/ready", timeout=SECONDS)
+
+
+PLAN = """
+    platform: "tensorrt_plan" max_batch_size: 8
+    input { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } output { name: "y" data_type: TYPE_FP32 dims: [ 10 ] }
+"""
+
+
+def test_a_plan_is_not_served_elsewhere_than_on_its_gpu(repository: Repository, models: Path) -> None:
+    folder = repository(mlp=models / "mlp.onnx")
+    (folder / "engine" / "1").mkdir(parents=True)
+    (folder / "engine" / "1" / "model.plan").write_bytes(b"no engine of this machine")
+    (folder / "engine" / "config.pbtxt").write_text(PLAN)
+    with headrace.Server(folder, **ANY) as server:
+        reasons = {model.name: model.reason for model in server.models}
+        assert reasons["mlp"] == ""
+        assert "engine/1/model.plan is a TensorRT engine, which runs on a GPU" in reasons["engine"]
+        ask(at(server))
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/models/engine/ready", timeout=SECONDS)
+        assert raised.value.code == 503
+        assert "cannot be run here: TensorRT: " in raised.value.read().decode()

@@ -1,5 +1,6 @@
 """The chain of providers that config.pbtxt and `--device` ask for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,8 +77,60 @@ def test_tensorrt_stands_before_cuda_and_takes_tritons_words() -> None:
         "trt_max_workspace_size": "1024",
         "trt_cuda_graph_enable": "1",
     }
-    with pytest.raises(ValueError, match="precision_mode is 'FP8': it must be one of FP32, FP16, INT8"):
+    with pytest.raises(ValueError, match="precision_mode is 'FP8': it must be one of FP32, FP16, BF16, INT8"):
         chain(ON_GPU + TENSORRT % 'parameters { key: "precision_mode" value: "FP8" }')
+
+
+def test_every_parameter_of_tensorrt_is_known_or_refused() -> None:
+    parameters = """
+        parameters { key: "precision_mode" value: "BF16" }
+        parameters { key: "int8_calibration_table_name" value: "table" }
+        parameters { key: "int8_use_native_calibration_table" value: "false" }
+        parameters { key: "trt_engine_cache_enable" value: "True" }
+        parameters { key: "trt_engine_cache_path" value: "/engines" }
+    """
+    assert chain(ON_GPU + TENSORRT % parameters)[0][0].options == {
+        "device_id": "0",
+        "trt_bf16_enable": "1",
+        "trt_int8_calibration_table_name": "table",
+        "trt_int8_use_native_calibration_table": "0",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": "/engines",
+    }
+    with pytest.raises(ValueError, match="tensorrt has no parameter 'fp16': it knows precision_mode, max_workspace"):
+        chain(ON_GPU + TENSORRT % 'parameters { key: "fp16" value: "1" }')
+
+
+def test_engines_of_two_files_lie_apart() -> None:
+    server = config.resolve({"cache_dir": "/var/cache/headrace"}, host=HOST)
+    options = chain(ON_GPU + TENSORRT % "", cache_dir="/var/cache/headrace")[0][0].options
+    kept = providers.kept_apart(options, server, "m-1-abc")
+    assert kept["trt_engine_cache_path"] == kept["trt_timing_cache_path"] == "/var/cache/headrace/tensorrt/m-1-abc"
+    assert kept["device_id"] == "0"
+    assert providers.cache_folders(kept, server) == {Path("/var/cache/headrace/tensorrt/m-1-abc")}
+    own = {"trt_engine_cache_path": "/engines"}  # as config.pbtxt says it
+    assert providers.kept_apart(own, server, "m-1-abc") == own
+    assert providers.cache_folders(own, server) == set()
+    assert providers.cache_folders(own, config.resolve({}, host=HOST)) == set()
+
+
+def plan(text: str = "", **flags: Any) -> tuple[providers.Provider, list[str]]:
+    message = text_format.Parse(text, _proto.ModelConfig(), descriptor_pool=_proto.POOL)
+    warnings: list[str] = []
+    server = config.resolve(flags, host=HOST)
+    return providers.plan_provider(message, server, ValueError, lambda field, why: warnings.append(field)), warnings
+
+
+def test_a_plan_runs_on_its_gpu_and_nowhere_else() -> None:
+    assert plan() == (providers.Provider("tensorrt", {"device_id": "0"}, asked_for=True), [])
+    assert plan("instance_group { kind: KIND_GPU gpus: [ 2 ] }")[0].options == {"device_id": "2"}
+    found, warnings = plan(ON_GPU + TENSORRT % 'parameters { key: "trt_cuda_graph_enable" value: "true" }')
+    assert (found.options, warnings) == ({"device_id": "0", "trt_cuda_graph_enable": "1"}, [])
+    assert plan(ON_GPU + TENSORRT.replace("tensorrt", "cuda") % "")[1] == ["optimization.execution_accelerators 'cuda'"]
+    with pytest.raises(ValueError, match="runs on a GPU only, and instance_group says KIND_CPU: ask for KIND_GPU"):
+        plan("instance_group { kind: KIND_CPU }")
+    with pytest.raises(ValueError, match="runs on a GPU only, and --device is cpu: ask for KIND_GPU"):
+        plan(device="cpu")
 
 
 def test_engines_are_kept_where_there_is_a_folder_for_them() -> None:

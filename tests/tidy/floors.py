@@ -53,8 +53,9 @@ PYTHON = (
     ),
     Floor(
         1,
-        ("option", "config_fields", "reflection", "http_message", "schedule"),
-        "one option of the server | config.pbtxt's fields | reflection | HTTP's values | the scheduler, as it is shown",
+        ("option", "config_fields", "reflection", "http_message", "schedule", "datatypes"),
+        "one option of the server | config.pbtxt's fields | reflection | HTTP's values | the scheduler, as it is shown"
+        " | names of element types",
     ),
     Floor(2, ("config",), "the only defaults, and where each value came from"),
     Floor(
@@ -64,27 +65,28 @@ PYTHON = (
         " | gRPC-Web's frames | on which device a model is to run",
     ),
     Floor(4, ("batching_config",), "batching, queues and priorities of config.pbtxt"),
-    Floor(5, ("model_config",), "config.pbtxt, and what the model completes of it"),
+    Floor(5, ("plans",), "what config.pbtxt must say of a TensorRT plan"),
+    Floor(6, ("model_config",), "config.pbtxt, and what the model completes of it"),
     Floor(
-        6,
+        7,
         ("router", "layout", "labels", "warmup"),
         "names, versions, labels -> the catalog that the core resolves | what is on disk | classes | first runs",
     ),
-    Floor(7, ("repository", "rollout"), "what is on disk -> what is served"),
-    Floor(8, ("service",), "every operation, neutral of protocol"),
+    Floor(8, ("repository", "rollout"), "what is on disk -> what is served"),
+    Floor(9, ("service",), "every operation, neutral of protocol"),
     Floor(
-        9,
+        10,
         ("grpc_calls", "http_docs", "http_generate", "http_json", "http_origins"),
         "gRPC's messages <-> the service | the API page | flat JSON <-> inference | JSON of values"
         " | which sites' pages may call",
     ),
-    Floor(10, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
-    Floor(11, ("http_reader",), "HTTP's requests as they arrive"),
-    Floor(12, ("http_calls", "http_stream"), "calls that Python answers | answers in pieces"),
-    Floor(13, ("http_protocol",), "HTTP's door"),
-    Floor(14, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
-    Floor(15, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
-    Floor(16, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
+    Floor(11, ("grpc_server", "http_gateway"), "gRPC's door | HTTP's paths"),
+    Floor(12, ("http_reader",), "HTTP's requests as they arrive"),
+    Floor(13, ("http_calls", "http_stream"), "calls that Python answers | answers in pieces"),
+    Floor(14, ("http_protocol",), "HTTP's door"),
+    Floor(15, ("listener", "http_measured"), "sockets, TLS, and which door a connection belongs to"),
+    Floor(16, ("server",), "composition root: start, drain, stop; `headrace.Server`"),
+    Floor(17, ("cli", "client", "bench"), "the command | a client and a load generator, of the wire alone"),
 )
 
 # Where a level alone says too much: these see only what is named.

@@ -1,0 +1,14 @@
+// The options of a session of ONNX Runtime: threads, optimisation and arena, as SessionOptions says; without providers.
+#pragma once
+
+#include "backend/backend.h"
+#include "backend/ort_library.h"
+
+namespace headrace::ort {
+
+using OptionsHandle = Owned<SessionOptions, ReleaseSessionOptions>;
+
+// `threads`: starts the session's compute threads; null: the runtime does.
+Failure make_options(Api api, const headrace::SessionOptions& options, ThreadStarter* threads, OptionsHandle& out);
+
+}  // namespace headrace::ort
