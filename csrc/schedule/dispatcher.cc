@@ -269,6 +269,7 @@ void Dispatcher::take(int lane, Nanos now, Assignment& out) {
   while (!impl_->timed.empty() && impl_->timed.top_key() <= impl_->now) impl_->file(impl_->timed.top());
   // A timeout may have changed whose turn it is in a model, and so among the models.
   for (Entry* each : impl_->send_back) impl_->file(each);
+  for (Entry* each : impl_->promises.follow(impl_->now)) impl_->file(each);
   Entry* entry = impl_->ready.top();
   if (entry != nullptr && !entry->rank.patient) {
     if (Entry* due = impl_->ready.due(impl_->now); due != nullptr && !due->promoted) {
@@ -415,7 +416,7 @@ void Dispatcher::release(int lane, Assignment& assignment, Nanos now) {
   runner.entry = nullptr;
   --entry->lanes;
   --impl_->busy;
-  impl_->promises.ended(*entry, impl_->now - runner.latest);
+  impl_->promises.ended(*entry, impl_->now - runner.started, impl_->now - runner.latest);
   impl_->ready.gave(*entry, runner.charged, impl_->now - runner.started);
   impl_->file(entry);
 }

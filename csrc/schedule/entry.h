@@ -18,6 +18,7 @@
 #include "schedule/demand.h"
 #include "schedule/dispatcher.h"
 #include "schedule/fair_share.h"
+#include "schedule/lane_share.h"
 
 namespace headrace {
 
@@ -33,13 +34,16 @@ struct Dispatcher::Entry {
   Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner, Costs* known)
       : queue(std::move(name), std::move(policy)),
         max_lanes(most_lanes),
+        allowed_lanes(most_lanes),
         delays(queue.policy().max_queue_delay > 0),
         unruly(queue.policy().priority_levels > 1 || queue.policy().delays_late()),
         model(owner),
         costs(known) {}
 
   Queue queue;
-  int max_lanes;
+  int max_lanes;      // that run it at a time, as things are
+  int allowed_lanes;  // at most
+  LaneShare share;
   bool delays;  // a batch may wait for its queue delay
   bool unruly;  // its order is not by time alone
   void* model;

@@ -13,6 +13,7 @@ namespace {
 constexpr Nanos kCostsFresh = kSecond;
 // So often at most do batches follow how soon answers are wanted.
 constexpr Nanos kFollowEvery = 50 * kMillisecond;
+constexpr double kContended = 0.5;  // of the lanes' time, from which on they are worth sharing
 
 }  // namespace
 
@@ -74,7 +75,8 @@ void Promises::left(Ticket& ticket, bool in_batch) {
   young_from_ = next_sequence_;
 }
 
-void Promises::ended(Dispatcher::Entry& entry, Nanos late) {
+void Promises::ended(Dispatcher::Entry& entry, Nanos took, Nanos late) {
+  busy_ += took;
   last_refusal_ = {};
   if (entry.costs != nullptr) account_cores(entry);
   if (late <= 0 || targets() == 0) return;
@@ -162,29 +164,73 @@ void Promises::recount(Nanos now) {
   }
 }
 
-// Batches of another size may break a promise: only if a forecast finds that they do not.
-void Promises::follow_haste(Nanos now) {
-  if (!haste_.moved(now) || now < follow_next_ || counted_ > kMostPlayed) return;
-  follow_next_ = now + kFollowEvery;
+bool Promises::set_lanes(Dispatcher::Entry& entry, int lanes) {
+  if (entry.max_lanes == lanes) return false;
+  const auto all = static_cast<int>(lanes_.size());
+  if (entry.waits && entry.max_lanes < all) --narrow_;
+  entry.max_lanes = lanes;
+  if (entry.waits && lanes < all) ++narrow_;
+  return true;
+}
+
+// Batches of another size, and fewer lanes or more, may break a promise: only if a forecast finds that they do not.
+const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
+  followed_.clear();
+  const Nanos step = now - follow_last_;
+  if (step < kFollowEvery) return followed_;
+  follow_last_ = now;
+  const double share = static_cast<double>(busy_) / static_cast<double>(step) / static_cast<double>(lanes_.size());
+  busy_share_ += (std::min(share, 1.0) - busy_share_) / 4;
+  busy_ = 0;
+  const Nanos span = haste_.moved(now) ? haste_.exact(now) : haste_.span();
+  std::vector<int> lanes;
+  for (const auto& entry : entries_) {
+    if (entry->costs == nullptr || entry->allowed_lanes == 1) continue;
+    entry->share.step(step);
+    const bool shares = busy_share_ > kContended && entry->queue.policy().dynamic_batching;
+    const int wanted = shares ? entry->share.lanes(*entry->costs, entry->queue.policy().max_batch_size, span,
+                                                   entry->max_lanes, entry->allowed_lanes)
+                              : entry->allowed_lanes;
+    if (wanted == entry->max_lanes) continue;
+    followed_.push_back(entry.get());
+    lanes.push_back(wanted);
+  }
   const Nanos before = haste_.span();
-  haste_.set_span(haste_.exact(now));
-  recount(now);
-  if (targets() == 0) return;
+  if (followed_.empty() && span == before) return followed_;
+  if (counted_ > kMostPlayed) {
+    followed_.clear();
+    return followed_;
+  }
+  const auto exchange = [&](Nanos other) {
+    if (other != haste_.span()) haste_.set_span(other);
+    for (std::size_t i = 0; i < followed_.size(); ++i) {
+      const int old = followed_[i]->max_lanes;
+      set_lanes(*followed_[i], lanes[i]);
+      lanes[i] = old;
+    }
+    recount(now);
+  };
+  exchange(span);
+  plan_holds_ = false;
+  last_refusal_ = {};
+  if (targets() == 0) return followed_;
   begin_forecast(now);
   if (forecast_.run(kNoSequence, nullptr).late > 0) {
-    haste_.set_span(before);
-    recount(now);
-    return;
+    exchange(before);
+    followed_.clear();
+    return followed_;
   }
   tight_ = targets();
   tight_before_ = young_from_ = next_sequence_;
   old_ = young_ = {};
   promised_before_ = next_sequence_;
   plan_holds_ = true;
+  return followed_;
 }
 
 Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Entry* due, Nanos now) {
   if (ticket->target != kNever) note_haste(entry, *ticket, now);
+  entry.share.note(ticket->rows, entry.queue.cost_key(*ticket));
   const Nanos open = open_cost_;
   const bool came = !entry.waits && ticket->target != kNever;
   demand_.advance(now);
@@ -369,7 +415,6 @@ bool Promises::may_go_first(int lane, Dispatcher::Entry& entry, Nanos now) {
 TakeOptions Promises::before_take(int index, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until) {
   TakeOptions options;
   options.device = lanes_[static_cast<std::size_t>(index)].device;
-  follow_haste(now);
   if (targets() == 0) return options;
   if (entry.queue.targets() == 0 && !entry.promoted) {
     // Nobody with a target can go now. What it takes may still be what one of them waits for.

@@ -49,11 +49,13 @@ class Promises {
   // hold_until is set where it should take none: where another lane will be free before the one that only it can keep
   // its promise to.
   TakeOptions before_take(int lane, Dispatcher::Entry& entry, Nanos now, Nanos& hold_until);
+  // Now and then: what batches and lanes are allowed follows what was seen of arrivals. The models whose lanes changed.
+  const std::vector<Dispatcher::Entry*>& follow(Nanos now);
   void after_take(Dispatcher::Entry& entry, const Batch& batch);
   // The ticket left its queue, in a batch or by itself.
   void left(Ticket& ticket, bool in_batch);
   // A run of the entry ended so much later than was to be expected of it; below 0: earlier.
-  void ended(Dispatcher::Entry& entry, Nanos late);
+  void ended(Dispatcher::Entry& entry, Nanos took, Nanos late);
   // An idle entry is no more.
   void gone() { last_refusal_ = {}; }
   // The entry's queue is not what it was; after left() of those who did.
@@ -100,7 +102,7 @@ class Promises {
   Nanos slack() const { return std::min(old_.slack, young_.slack); }
   void spend(Nanos work);
   void note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
-  void follow_haste(Nanos now);
+  bool set_lanes(Dispatcher::Entry& entry, int lanes);
   void recount(Nanos now);
   void account_cores(Dispatcher::Entry& entry);
   void count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now);
@@ -124,7 +126,10 @@ class Promises {
   Forecast forecast_;
   Demand demand_;
   Haste haste_;
-  Nanos follow_next_ = 0;    // when it is looked at again
+  Nanos follow_last_ = -kSecond;  // when it was last looked at
+  Nanos busy_ = 0;                // time of lanes since then
+  double busy_share_ = 0;
+  std::vector<Dispatcher::Entry*> followed_;
   std::size_t counted_ = 0;  // tickets of all queues, whose work is known
   // Of models with a target in their queue:
   Nanos open_cost_ = 0;      // of their queues
