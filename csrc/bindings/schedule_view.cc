@@ -103,9 +103,11 @@ py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
   py::dict lanes;
   lanes["server"] = self.engine->lanes();
   lanes["most"] = model.model->threads.plan.lanes;
+  lanes["now"] = report.lanes_now;
   lanes["running"] = report.lanes;
   all["lanes"] = lanes;
   all["weight"] = model.model->share.weight;
+  all["answers_wanted_within_us"] = microseconds_or_none(report.span);
   all["compute_threads"] = model.model->threads.plan.threads;
   py::dict cores;
   cores["server"] = report.cores;

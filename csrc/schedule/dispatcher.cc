@@ -461,6 +461,10 @@ std::size_t Dispatcher::unserved(const Entry* entry) const {
 std::size_t Dispatcher::queued(const Entry* entry) const { return entry->queue.size() + entry->paused.size(); }
 std::size_t Dispatcher::queued_bytes(const Entry* entry) const { return entry->queue.bytes(); }
 std::size_t Dispatcher::running(const Entry* entry) const { return entry->running; }
+int Dispatcher::lanes_now(const Entry* entry) { return entry->max_lanes; }
+
+Nanos Dispatcher::span() const { return impl_->promises.haste().span(); }
+
 int Dispatcher::running_lanes(const Entry* entry) const { return entry->lanes; }
 const BatchLog& Dispatcher::log(const Entry* entry) { return entry->log; }
 std::uint64_t Dispatcher::refused_early(const Entry* entry) { return entry->refused; }

@@ -143,6 +143,8 @@ class Dispatcher {
   std::size_t queued_bytes(const Entry* entry) const;
   std::size_t running(const Entry* entry) const;  // tickets in the hands of lanes, answered ones included
   int running_lanes(const Entry* entry) const;
+  static int lanes_now(const Entry* entry);  // that may run it, as things are
+  Nanos span() const;                        // within which those who came lately want their answers; kNever: no haste
   int busy_lanes() const;
   std::uint64_t cores() const;
   std::uint64_t cores_used() const;

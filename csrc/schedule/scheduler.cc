@@ -442,6 +442,8 @@ Scheduler::Report Scheduler::report(const Dispatcher::Entry* entry) const {
   report.log = Dispatcher::log(entry);
   report.refused_early = Dispatcher::refused_early(entry);
   report.lanes = dispatcher_.running_lanes(entry);
+  report.lanes_now = Dispatcher::lanes_now(entry);
+  report.span = dispatcher_.span();
   report.cores = dispatcher_.cores();
   report.cores_used = dispatcher_.cores_used();
   report.resources = dispatcher_.resources(entry);

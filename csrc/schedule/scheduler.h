@@ -113,6 +113,8 @@ class Scheduler final : private Ledger {
     BatchLog log;
     std::uint64_t refused_early = 0;
     int lanes = 0;                 // that run it now
+    int lanes_now = 0;             // that may run it, as things are
+    Nanos span = kNever;           // within which answers are wanted
     std::uint64_t cores = 0;       // of the process, for compute threads
     std::uint64_t cores_used = 0;  // by batches of all models
     std::vector<Resources::View> resources;

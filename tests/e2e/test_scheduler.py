@@ -101,6 +101,8 @@ def test_who_cannot_make_it_is_told_at_once(server: ServerProcess) -> None:
     assert min(a.done_at for a in early) - begun < limit / 1000 / 2
     shown = page(server, "/v2/models/slow/scheduler")
     assert shown["refused_by_prediction"] >= len(early)
+    assert 0 < shown["answers_wanted_within_us"] <= limit * 1000
+    assert 1 <= shown["lanes"]["now"] <= shown["lanes"]["most"]
     with triton.InferenceServerClient(server.grpc) as client:
         stats = client.get_inference_statistics("slow").model_stats[0].inference_stats
     assert stats.fail.count >= len(early)
