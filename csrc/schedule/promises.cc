@@ -214,15 +214,24 @@ const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
   plan_holds_ = false;
   last_refusal_ = {};
   if (targets() == 0) return followed_;
-  begin_forecast(now);
-  if (forecast_.run(kNoSequence, nullptr).late > 0) {
+  const auto late = [&] {
+    begin_forecast(now);
+    return forecast_.run(kNoSequence, nullptr).late;
+  };
+  const std::size_t late_then = late();
+  if (late_then > 0) {
+    // Or would as many be late without it?
     exchange(before);
-    followed_.clear();
-    return followed_;
+    if (late_then > late()) {
+      followed_.clear();
+      return followed_;
+    }
+    exchange(span);
   }
   tight_ = targets();
   tight_before_ = young_from_ = next_sequence_;
   old_ = young_ = {};
+  if (late_then > 0) return followed_;
   promised_before_ = next_sequence_;
   plan_holds_ = true;
   return followed_;
