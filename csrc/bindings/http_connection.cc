@@ -84,12 +84,13 @@ py::tuple take_pieces(HttpHandle& self, std::uint32_t exchange, std::size_t most
   py::list chunks;
   HttpConnection* connection = self.find();
   if (connection == nullptr) return py::make_tuple(chunks, py::none());
-  std::vector<wire::OutMessage> pieces;
+  std::vector<AnswerPiece> pieces;
   Status status;
   const bool end = connection->take_pieces(exchange, most, pieces, status);
-  for (wire::OutMessage& piece : pieces) {
+  for (AnswerPiece& piece : pieces) {
     HttpAnswer answer;
-    answer.body = std::move(piece);
+    answer.body = std::move(piece.message);
+    answer.room = std::move(piece.room);
     const py::object said = payload(answer);
     if (py::isinstance<py::list>(said)) {
       for (const py::handle each : said) chunks.append(each);
@@ -105,7 +106,9 @@ py::list answer_rows(std::span<HttpAnswer> answers) {
   py::list rows(answers.size());
   for (std::size_t i = 0; i < answers.size(); ++i) {
     HttpAnswer& answer = answers[i];
-    py::object said = answer.status.ok() ? payload(answer) : py::object(py::str(answer.status.message()));
+    py::object said = answer.in_pieces     ? py::object(py::none())
+                      : answer.status.ok() ? payload(answer)
+                                           : py::object(py::str(answer.status.message()));
     rows[i] = py::make_tuple(answer.exchange, static_cast<int>(answer.status.code()), answer.http, std::move(said));
   }
   return rows;
@@ -186,7 +189,7 @@ unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std:
   if (timeout >= 0) asked.timeout = static_cast<Nanos>(timeout * 1e9);
   asked.accepts = encoding_of(accepts);
   asked.headers = std::move(headers);
-  if (form < 0 || form > static_cast<int>(HttpForm::kBareWeb)) throw py::value_error("a form is 0 to 4");
+  if (form < 0 || form > static_cast<int>(HttpForm::kEvents)) throw py::value_error("a form is 0 to 5");
   asked.form = static_cast<HttpForm>(form);
   asked.request_headers = std::move(request_headers);
   if (body.is_none()) {
@@ -209,7 +212,8 @@ bool answer_shortly(HttpHandle& self) {
   const py::object write = way.write;  // held: the transport may tell the protocol that it is full, or lost
   for (std::size_t i = 0; i < answers.size(); ++i) {
     HttpAnswer& answer = answers[i];
-    const bool whole = answer.status.ok() && answer.body.views.empty() && answer.body.own.size() <= wire::kViewBytes;
+    const bool whole = answer.status.ok() && !answer.in_pieces && answer.body.views.empty() &&
+                       answer.body.own.size() <= wire::kViewBytes;
     if (!way.on || !whole || answer.exchange != way.first) {
       if (const py::object collect = way.collect; collect) collect(answer_rows(std::span(answers).subspan(i)));
       return true;

@@ -11,20 +11,25 @@
 
 namespace headrace {
 
+struct AnswerPiece {
+  wire::OutMessage message;
+  Block room;  // what counts its own bytes, as HttpAnswer's
+};
+
 class AnswerPieces {
  public:
-  // Leaves `piece` cleared.
-  void add(wire::OutMessage& piece) {
-    waiting_ += piece.size();
-    pieces_.push_back(std::exchange(piece, {}));
+  // Leaves `message` cleared.
+  void add(wire::OutMessage& message, Block room = {}) {
+    waiting_ += message.size();
+    pieces_.push_back({std::exchange(message, {}), std::move(room)});
   }
   // No piece follows.
   void finish() { finished_ = true; }
   // The next ones, about `most` bytes of them, one at least if there is one.
-  std::vector<wire::OutMessage> take(std::size_t most) {
-    std::vector<wire::OutMessage> taken;
+  std::vector<AnswerPiece> take(std::size_t most) {
+    std::vector<AnswerPiece> taken;
     for (std::size_t bytes = 0; !pieces_.empty() && bytes < most; pieces_.pop_front()) {
-      const std::size_t size = pieces_.front().size();
+      const std::size_t size = pieces_.front().message.size();
       bytes += size;
       waiting_ -= size;
       taken.push_back(std::move(pieces_.front()));
@@ -40,7 +45,7 @@ class AnswerPieces {
   bool has_news() const { return !pieces_.empty() || (finished_ && !end_taken_); }
 
  private:
-  std::deque<wire::OutMessage> pieces_;
+  std::deque<AnswerPiece> pieces_;
   std::size_t waiting_ = 0;
   bool finished_ = false;
   bool end_taken_ = false;

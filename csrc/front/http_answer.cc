@@ -57,6 +57,7 @@ std::size_t HttpResult::text_bytes() const {
   std::vector<wire::OutputForm> present;
   std::array<wire::ResponseParameter, 3> parameters;
   const wire::InferResponse said = response(given, present, parameters.data());
+  if (form == HttpForm::kGenerate || form == HttpForm::kEvents) present.assign(given.size(), wire::OutputForm::kText);
   return form == HttpForm::kPredict ? wire::predict_response_bytes(given) : wire::json_response_bytes(said, present);
 }
 
@@ -97,6 +98,9 @@ Status HttpResult::write_body(HttpAnswer& answer, std::size_t& json_bytes) const
     wire::encode_infer_response(said, answer.body);
     wire::frame_web_response(answer.body);
     return {};
+  }
+  if (form == HttpForm::kGenerate || form == HttpForm::kEvents) {
+    return wire::encode_generate_response(said, form == HttpForm::kEvents, answer.body);
   }
   if (form == HttpForm::kPredict) return wire::encode_predict_response(given, predict_form, answer.body);
   return wire::encode_json_response(said, present, answer.body, json_bytes);
@@ -173,7 +177,7 @@ void HttpResult::write(HttpAnswer& answer, KnownAnswers* known) const {
   if (known != nullptr && known->write(*this, answer)) return;
   std::size_t json_bytes = 0;
   answer.status = write_body(answer, json_bytes);
-  if (!answer.status.ok() || form == HttpForm::kBare || form == HttpForm::kBareWeb) return;
+  if (!answer.status.ok() || piece || form == HttpForm::kBareWeb) return;
   std::size_t size = answer.body.size();
   const bool compressed = encoding != wire::Encoding::kIdentity && size >= kWorthCompressing;
   if (compressed) {
@@ -186,6 +190,8 @@ void HttpResult::write(HttpAnswer& answer, KnownAnswers* known) const {
   head = "HTTP/1.1 200 OK\r\n";
   if (is_web(form)) {
     head += "Content-Type: application/grpc-web+proto\r\n";
+  } else if (form == HttpForm::kEvents) {
+    head += "Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n";
   } else if (json_bytes == 0) {
     head += "Content-Type: application/json\r\n";
   } else {

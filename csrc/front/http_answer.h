@@ -21,11 +21,12 @@ namespace headrace {
 
 // Whose protocol an inference is of.
 enum class HttpForm : std::uint8_t {
-  kInfer,    // the Open Inference Protocol's
-  kBare,     // the same without a head: the owner makes something else of it
-  kPredict,  // TensorFlow Serving's
-  kWeb,      // gRPC-Web's: a ModelInferRequest in its frame, which names the model itself
-  kBareWeb,  // the same without a head
+  kInfer,     // the Open Inference Protocol's
+  kGenerate,  // Triton's generate extension: the same request, and a flat object as the answer
+  kPredict,   // TensorFlow Serving's
+  kWeb,       // gRPC-Web's: a ModelInferRequest in its frame, which names the model itself
+  kBareWeb,   // the same without a head
+  kEvents,    // as kGenerate, each answer a server-sent event
 };
 constexpr bool is_web(HttpForm form) { return form == HttpForm::kWeb || form == HttpForm::kBareWeb; }
 
@@ -35,7 +36,8 @@ struct HttpAnswer {
   int http = 0;      // the HTTP status of a refusal where the code's own would say too little; 0: the code's own
   std::string head;  // status line and headers, with the empty line; empty where the owner writes its own
   wire::OutMessage body;
-  Block room;  // what counts the body's own bytes, where they are many, against the pool's cap
+  bool in_pieces = false;  // nothing of this: the answer comes from take_pieces()
+  Block room;              // what counts the body's own bytes, where they are many, against the pool's cap
 };
 
 struct HttpResult;
@@ -91,6 +93,7 @@ struct HttpResult {
   std::string headers;                                  // of the owner's, "Name: value\r\n" each
   HttpForm form = HttpForm::kInfer;
   wire::PredictForm predict_form = wire::PredictForm::kRows;
+  bool piece = false;  // of an answer in pieces, whose head is the owner's
 
   // Too much for an event loop.
   bool heavy() const;

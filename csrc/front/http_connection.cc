@@ -16,7 +16,10 @@ HttpConnection::~HttpConnection() {
   for (const auto& stream : streams_) {
     if (!stream->pieces.finished()) cancel_stream(*stream, {Code::kCancelled, "the caller closed the connection"});
   }
-  for (Exchange& exchange : exchanges_) end_ticket(exchange, {Code::kCancelled, "the caller closed the connection"});
+  for (Exchange& exchange : exchanges_) {
+    if (exchange.events && exchange.events->pieces.finished()) continue;
+    end_ticket(exchange, {Code::kCancelled, "the caller closed the connection"});
+  }
   intake_.reset(context_);
 }
 
@@ -253,10 +256,13 @@ void HttpConnection::start_decoding(Exchange& exchange, wire::Message body) {
 
 void HttpConnection::run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold& hold, Model& model) {
   if (model.decoupled) {
-    const std::string id = ticket->id;
-    loop_.recycle(ticket);
-    refuse(exchange, decoupled_refusal(model), 0, &model, id);
-    return;
+    if (const Status refused = expect_parts(exchange, *ticket, model); !refused.ok()) {
+      const std::string id = ticket->id;
+      loop_.recycle(ticket);
+      refuse(exchange, refused, 0, &model, id);
+      return;
+    }
+    exchange.events->hold = &hold;
   }
   ticket->cookie_slot = id_;
   ticket->cookie_call = exchange.asked.exchange;
@@ -268,8 +274,13 @@ void HttpConnection::run_ticket(Exchange& exchange, Ticket* ticket, CatalogHold&
 }
 
 void HttpConnection::take_part(Part& part) {
-  // Only streams have any: models that answer in parts are refused to all others.
-  static_cast<StreamMessage*>(part.ticket->cookie_message)->stream->take_part(part);
+  const Ticket& ticket = *part.ticket;
+  if (ticket.cookie_message != nullptr) {
+    static_cast<StreamMessage*>(ticket.cookie_message)->stream->take_part(part);
+    return;
+  }
+  Exchange* exchange = find(static_cast<std::uint32_t>(ticket.cookie_call));
+  if (exchange != nullptr && exchange->ticket == &ticket) take_part(*exchange, part);
 }
 
 void HttpConnection::finish_ticket(Ticket& ticket) {
@@ -280,6 +291,10 @@ void HttpConnection::finish_ticket(Ticket& ticket) {
   Exchange* exchange = find(static_cast<std::uint32_t>(ticket.cookie_call));
   if (exchange == nullptr || exchange->ticket != &ticket) return;
   exchange->ticket = nullptr;
+  if (exchange->events) {
+    finish_parts(*exchange, ticket);
+    return;
+  }
   if (ticket.status.ok()) {
     respond(*exchange, ticket);
     return;
@@ -342,10 +357,14 @@ void HttpConnection::finish_job(LoopJob& finished) {
   auto& job = static_cast<HttpJob&>(finished);
   Exchange* exchange = find(job.exchange);
   if (exchange == nullptr) return;
-  if (!job.ran) {
+  if (!job.ran && !exchange->events) {
     refuse(*exchange, {Code::kUnavailable, "the server is shutting down"}, 0, nullptr, {});
   } else if (job.encodes) {
     auto& encoded = static_cast<HttpEncodeJob&>(job);
+    if (exchange->events) {
+      finish_event(*exchange, encoded);
+      return;
+    }
     encoded.entry.code = encoded.answer.status.code();
     encoded.entry.response_bytes = encoded.answer.body.size();
     log(std::move(encoded.entry));
@@ -384,10 +403,14 @@ void HttpConnection::end_ticket(Exchange& exchange, const Status& status) {
 
 void HttpConnection::answer(Exchange& exchange, HttpAnswer done) {
   done.exchange = exchange.asked.exchange;
+  forget(exchange);
+  answers_.push_back(std::move(done));
+}
+
+void HttpConnection::forget(Exchange& exchange) {
   context_.inflight_bytes -= exchange.charged;
   if (&exchange != &exchanges_.back()) exchange = std::move(exchanges_.back());
   exchanges_.pop_back();
-  answers_.push_back(std::move(done));
 }
 
 std::vector<HttpAnswer> HttpConnection::take_answers() { return std::exchange(answers_, {}); }
@@ -398,11 +421,17 @@ unsigned HttpConnection::abort_calls(const Status& status) {
   for (const auto& stream : streams_) {
     if (!stream->pieces.finished()) cancel_stream(*stream, status);
   }
-  while (!exchanges_.empty()) {
-    end_ticket(exchanges_.back(), status);
+  // Backwards, because the last takes the place of one that goes.
+  for (std::size_t i = exchanges_.size(); i > 0; --i) {
+    Exchange& exchange = exchanges_[i - 1];
+    if (exchange.events) {
+      cancel_events(exchange, status);
+      continue;
+    }
+    end_ticket(exchange, status);
     HttpAnswer ended;
     ended.status = status;
-    answer(exchanges_.back(), std::move(ended));
+    answer(exchange, std::move(ended));
   }
   return bits();
 }
@@ -416,7 +445,9 @@ AccessEntry HttpConnection::entry(const Exchange& exchange, Code code, const Tic
   } else {
     said.path = "/v2/models/" + exchange.asked.model;
     if (!exchange.asked.version.empty()) said.path += "/versions/" + exchange.asked.version;
-    said.path += "/infer";
+    said.path += exchange.asked.form == HttpForm::kGenerate ? "/generate"
+                 : exchange.asked.form == HttpForm::kEvents ? "/generate_stream"
+                                                            : "/infer";
   }
   said.model = exchange.asked.model;
   said.version = exchange.asked.version;

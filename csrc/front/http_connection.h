@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "front/endpoint.h"
+#include "front/event_answer.h"
 #include "front/http_answer.h"
 #include "front/http_decoder.h"
 #include "front/http_job.h"
@@ -70,14 +71,15 @@ class HttpConnection final : public StreamEndpoint {
   Status infer_stream(std::uint32_t exchange, std::span<const std::byte> body, wire::Metadata headers);
   // Frames of answers, about `most` bytes of them; true when that was all, with how it ended. bits() say when there is
   // something. To be called only when they can be sent: what waits is held against the stream.
-  bool take_pieces(std::uint32_t exchange, std::size_t most, std::vector<wire::OutMessage>& pieces, Status& status);
-  // Cancels what is open of a stream; it ends with `status`, behind the answers that are there.
+  // The same of an inference that is answered in pieces: one each.
+  bool take_pieces(std::uint32_t exchange, std::size_t most, std::vector<AnswerPiece>& pieces, Status& status);
+  // Cancels what is open of an answer in pieces; it ends with `status`, behind the answers that are there.
   unsigned cancel_stream(std::uint32_t exchange, const Status& status);
 
   // Answers every open exchange with this status.
   unsigned abort_calls(const Status& status);
-  unsigned bits() const override { return answers_.empty() && !streams_have_news() ? 0U : unsigned{kHasOutput}; }
-  std::size_t output_waiting() const override;  // of streams
+  unsigned bits() const override { return answers_.empty() && !pieces_have_news() ? 0U : unsigned{kHasOutput}; }
+  std::size_t output_waiting() const override;  // in pieces
   std::size_t open_calls() const { return exchanges_.size() + streams_.size(); }
 
  private:
@@ -89,6 +91,7 @@ class HttpConnection final : public StreamEndpoint {
     Nanos received = 0;
     std::size_t request_bytes = 0;
     std::size_t charged = 0;
+    std::unique_ptr<EventAnswer> events;  // where the model answers any number of times
   };
 
   void finish_ticket(Ticket& ticket) override;
@@ -102,7 +105,7 @@ class HttpConnection final : public StreamEndpoint {
   // Streams: http_streams.cc.
   static WebStream& web(const wire::Call& call) { return *static_cast<WebStream*>(call.user); }
   WebStream* find_stream(std::uint32_t exchange);
-  bool streams_have_news() const;
+  bool pieces_have_news() const;
   bool read_stream(WebStream& web);  // false: it has more than a step should read
   void leave_body(WebStream& web);
   void cancel_stream(WebStream& web, const Status& status);
@@ -114,6 +117,19 @@ class HttpConnection final : public StreamEndpoint {
   std::size_t hold_slot(wire::Call& /*call*/) override { return 0; }  // a connection has no more streams than requests
   void release_slot(std::size_t /*held*/) override {}
   void end_stream(wire::Call& call, const Status& status) override;
+
+  // Models that answer any number of times: http_events.cc. Those that end it leave no `exchange` where nothing had
+  // gone out.
+  Status expect_parts(Exchange& exchange, const Ticket& ticket, Model& model);
+  void take_part(Exchange& exchange, Part& part);
+  void finish_parts(Exchange& exchange, Ticket& ticket);
+  void write_events(Exchange& exchange);
+  void finish_event(Exchange& exchange, HttpEncodeJob& job);
+  void add_event(Exchange& exchange, HttpAnswer& event);
+  void end_events(Exchange& exchange);
+  void cancel_events(Exchange& exchange, const Status& status);
+  void give_credit(Exchange& exchange);
+  bool take_events(std::uint32_t number, std::size_t most, std::vector<AnswerPiece>& pieces);
 
   Exchange* find(std::uint32_t exchange);
   // Leaves the request's headers that become parameters.
@@ -132,6 +148,7 @@ class HttpConnection final : public StreamEndpoint {
   void end_ticket(Exchange& exchange, const Status& status);
   // The exchange is over.
   void answer(Exchange& exchange, HttpAnswer answer);
+  void forget(Exchange& exchange);
   // What the access log says of it so far; with a ticket that is back (`answered`) or still out.
   AccessEntry entry(const Exchange& exchange, Code code, const Ticket* ticket, bool answered) const;
   using StreamEndpoint::log;
@@ -141,6 +158,7 @@ class HttpConnection final : public StreamEndpoint {
   wire::BodyIntake intake_;
   std::vector<Exchange> exchanges_;
   std::vector<HttpAnswer> answers_;
+  std::size_t in_pieces_ = 0;  // exchanges whose answers have begun so
   std::vector<std::unique_ptr<WebStream>> streams_;
   static constexpr std::size_t kMostKnownBytes = 1024;
   std::string known_;            // the last plain head; "": none, or a long one

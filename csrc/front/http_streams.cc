@@ -91,11 +91,11 @@ void HttpConnection::end_stream(wire::Call& call, const Status& status) {
   ended.pieces.finish();
 }
 
-bool HttpConnection::take_pieces(std::uint32_t exchange, std::size_t most, std::vector<wire::OutMessage>& pieces,
+bool HttpConnection::take_pieces(std::uint32_t exchange, std::size_t most, std::vector<AnswerPiece>& pieces,
                                  Status& status) {
   const Loop::Step step(loop_);
   WebStream* web = find_stream(exchange);
-  if (web == nullptr) return false;
+  if (web == nullptr) return take_events(exchange, most, pieces);
   pieces = web->pieces.take(most);
   web->stream.go_on();
   loop_.flush();
@@ -108,6 +108,7 @@ bool HttpConnection::take_pieces(std::uint32_t exchange, std::size_t most, std::
 unsigned HttpConnection::cancel_stream(std::uint32_t exchange, const Status& status) {
   const Loop::Step step(loop_);
   if (WebStream* web = find_stream(exchange); web != nullptr && !web->pieces.finished()) cancel_stream(*web, status);
+  if (Exchange* found = find(exchange); found != nullptr && found->events) cancel_events(*found, status);
   return bits();
 }
 
@@ -141,13 +142,20 @@ WebStream* HttpConnection::find_stream(std::uint32_t exchange) {
   return found == streams_.end() ? nullptr : found->get();
 }
 
-bool HttpConnection::streams_have_news() const {
+bool HttpConnection::pieces_have_news() const {
+  if (in_pieces_ != 0 && std::any_of(exchanges_.begin(), exchanges_.end(), [](const Exchange& exchange) {
+        return exchange.events && exchange.events->begun && exchange.events->pieces.has_news();
+      })) {
+    return true;
+  }
   return std::any_of(streams_.begin(), streams_.end(), [](const auto& web) { return web->pieces.has_news(); });
 }
 
 std::size_t HttpConnection::output_waiting() const {
   std::size_t waiting = 0;
   for (const auto& web : streams_) waiting += web->pieces.waiting();
+  if (in_pieces_ == 0) return waiting;
+  for (const Exchange& exchange : exchanges_) waiting += exchange.events ? exchange.events->pieces.waiting() : 0;
   return waiting;
 }
 

@@ -87,11 +87,8 @@ void InferStream::run(StreamMessage& place, Ticket* ticket, CatalogHold& hold, M
   if (model.decoupled && ticket->asks_more) {
     const std::string id = ticket->id;
     endpoint_.loop().recycle(ticket);
-    refuse(place,
-           {Code::kUnimplemented, "model '" + model.name +
-                                      "' answers a request any number of times: its outputs are neither put into "
-                                      "shared memory nor classified; ask for them as they are"},
-           &model, {model.name, model.version_text, id, place.request_bytes});
+    refuse(place, StreamEndpoint::parts_refusal(model), &model,
+           {model.name, model.version_text, id, place.request_bytes});
     return;
   }
   order_.enter(place, model.policy.preserve_ordering || ticket->in_sequence || ticket->id.empty());

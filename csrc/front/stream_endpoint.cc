@@ -47,7 +47,13 @@ Status StreamEndpoint::too_many_jobs() {
 Status StreamEndpoint::decoupled_refusal(const Model& model) {
   return {Code::kUnimplemented, "model '" + model.name +
                                     "' answers a request any number of times (model_transaction_policy.decoupled), and "
-                                    "this call has one answer: use ModelStreamInfer"};
+                                    "this call has one answer: use ModelStreamInfer, or generate_stream over HTTP"};
+}
+
+Status StreamEndpoint::parts_refusal(const Model& model) {
+  return {Code::kUnimplemented, "model '" + model.name +
+                                    "' answers a request any number of times: its outputs are neither put into shared "
+                                    "memory nor classified; ask for them as they are"};
 }
 
 wire::InferResponse StreamEndpoint::response_of(const Ticket& ticket) {

@@ -55,6 +55,8 @@ class StreamEndpoint : public Endpoint {
   static Status too_many_jobs();
   // What a call of one answer gets from a model that may have any number.
   static Status decoupled_refusal(const Model& model);
+  // What a request of such a model gets that wants more of its outputs than themselves.
+  static Status parts_refusal(const Model& model);
   static Asked asked(const wire::InferRequest& request, std::size_t bytes) {
     return {request.model_name, request.model_version, request.id, bytes};
   }

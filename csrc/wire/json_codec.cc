@@ -50,6 +50,23 @@ void append_shared(const ResponseSharedMemory& shared, std::string& text) {
   text += "}}";
 }
 
+namespace {
+
+constexpr std::string_view kEventStart = "data: ";
+constexpr std::string_view kEventEnd = "\n\n";
+
+void append_parameter(const ResponseParameter& parameter, std::string& text) {
+  append_json_string(parameter.key, text);
+  text += ':';
+  if (const bool* flag = std::get_if<bool>(&parameter.value)) {
+    text += *flag ? "true" : "false";
+  } else {
+    append_integer(std::get<std::int64_t>(parameter.value), text);
+  }
+}
+
+}  // namespace
+
 Result<OutputForm> output_form(const InferRequest& request, std::string_view name) {
   bool binary = false;
   if (const ParameterValue* value = request.parameter("binary_data_output"); value != nullptr) {
@@ -105,13 +122,7 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
     for (const ResponseParameter& parameter : response.parameters) {
       text += before;
       before = ',';
-      append_json_string(parameter.key, text);
-      text += ':';
-      if (const bool* flag = std::get_if<bool>(&parameter.value)) {
-        text += *flag ? "true" : "false";
-      } else {
-        append_integer(std::get<std::int64_t>(parameter.value), text);
-      }
+      append_parameter(parameter, text);
     }
     text += '}';
   }
@@ -160,6 +171,45 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
     }
   }
   return {};
+}
+
+Status encode_generate_response(const InferResponse& response, bool event, OutMessage& out) {
+  out.clear();
+  std::string& text = out.own;
+  if (event) text += kEventStart;
+  text += "{\"model_name\":";
+  append_json_string(response.model_name, text);
+  text += ",\"model_version\":";
+  append_json_string(response.model_version, text);
+  if (!response.id.empty()) {
+    text += ",\"id\":";
+    append_json_string(response.id, text);
+  }
+  for (const ResponseParameter& parameter : response.parameters) {
+    text += ',';
+    append_parameter(parameter, text);
+  }
+  for (const ResponseOutput& output : response.outputs) {
+    text += ',';
+    append_json_string(output.name, text);
+    text += ':';
+    JsonElements elements(*output.tensor, false);
+    const bool single = elements.left() == 1;
+    if (!single) text += '[';
+    if (!elements.append(elements.left(), text)) {
+      out.clear();
+      return invalid_argument("output '" + std::string(output.name) + "': element " + std::to_string(elements.next()) +
+                              " is not UTF-8, so JSON cannot hold it; ask for it as binary or as base64, by infer");
+    }
+    if (!single) text += ']';
+  }
+  text += '}';
+  if (event) text += kEventEnd;
+  return {};
+}
+
+std::string error_event(std::string_view message) {
+  return std::string(kEventStart) + json_error(message) + std::string(kEventEnd);
 }
 
 std::string json_error(std::string_view message) {

@@ -103,6 +103,13 @@ std::size_t json_response_bytes(const InferResponse& response, std::span<const O
 Status encode_json_response(const InferResponse& response, std::span<const OutputForm> forms, OutMessage& out,
                             std::size_t& json_bytes);
 
+// The same as a flat object, Triton's generate extension: each output a member, a single value where it has one
+// element, any other an array in row order; parameters are members too. All outputs as text. `event`: in the form of a
+// server-sent event.
+Status encode_generate_response(const InferResponse& response, bool event, OutMessage& out);
+// {"error": "..."} in the form of a server-sent event.
+std::string error_event(std::string_view message);
+
 // Appends `text` as a JSON string, quotes included; what is not UTF-8 becomes U+FFFD.
 void append_json_string(std::string_view text, std::string& out);
 // {"error": "..."}

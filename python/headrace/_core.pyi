@@ -412,7 +412,8 @@ class Connection:
     @property
     def open_calls(self) -> int: ...
 
-# (exchange, gRPC code, HTTP status or 0, the answer's bytes or, with a code that is not 0, its sentence)
+# (exchange, gRPC code, HTTP status or 0, the answer's bytes or, with a code that is not 0, its sentence); None in place
+# of bytes: the answer comes from `take_pieces`
 HttpAnswer = tuple[int, int, int, Any]
 
 class HttpConnection:
@@ -471,9 +472,9 @@ class HttpConnection:
         """Infers with `body`, or with the one that was begun and is whole (None). `json_bytes`: of
         Inference-Header-Content-Length, -1 without it. `timeout`: seconds, negative for none. `accepts`: an encoding
         that the answer may have. `headers`: lines for its head. `form`: 0 the Open Inference Protocol's, 1 the
-        same without a head, 2 TensorFlow Serving's, 3 a ModelInferRequest in gRPC-Web's frame (`model` and `version`
-        are "" then), 4 the same without a head. `request_headers`: those that may become
-        parameters. HAS_OUTPUT when `take_answers` has something."""
+        same answered with a flat object (generate), 2 TensorFlow Serving's, 3 a ModelInferRequest in gRPC-Web's frame
+        (`model` and `version` are "" then), 4 the same without a head, 5 as 1 with each answer a server-sent event.
+        `request_headers`: those that may become parameters. HAS_OUTPUT when `take_answers` has something."""
     def take_answers(self) -> list[HttpAnswer]: ...
     def infer_stream(
         self, exchange: int, body: bytes, request_headers: Sequence[tuple[bytes, bytes]], /

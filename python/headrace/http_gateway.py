@@ -178,7 +178,7 @@ class Gateway:
             await asyncio.to_thread(request.json)  # kept in the request
         if route.handler is None:
             about = self.service.model_metadata(route.model, route.version)
-            return Generation(about, request.json(), stream=route.kind is Kind.STREAM)
+            return Generation(about, request.json(), IDENTITY if route.kind is Kind.STREAM else accepts)
         given = route.handler(self, request)
         answer = given if isinstance(given, Response) else await given
         if accepts == IDENTITY or len(answer.body) < COMPRESS_BYTES:

@@ -1,8 +1,7 @@
-"""Triton's generate extension: a flat JSON object in, a flat JSON object out, over the inference that there is anyway.
+"""Triton's generate extension: a flat JSON object for the inference that there is anyway.
 
 Each member of the request that is named like an input is that input, a single value or an array of any depth; `id` is
-the request's, `parameters` are its parameters, except those named like an input. An output of one element is a single
-value, any other an array in row order.
+the request's, `parameters` are its parameters, except those named like an input. The core writes the answers.
 """
 
 import json
@@ -10,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.errors import InvalidArgument
-from headrace.http_message import JSON, Response
 from headrace.service import ModelDescription
 
 __all__ = ["Generation"]
@@ -21,9 +19,10 @@ _MAX_DEPTH = 32
 class Generation:
     """One call of `generate` or `generate_stream`: `request` is what the core infers with."""
 
-    def __init__(self, model: ModelDescription, asked: Mapping[str, Any], *, stream: bool) -> None:
-        """InvalidArgument: a member is no input, or no tensor can be made of it."""
-        self._stream = stream
+    def __init__(self, model: ModelDescription, asked: Mapping[str, Any], accepts: int) -> None:
+        """`accepts`: how the answer may be compressed. InvalidArgument: a member is no input, or no tensor can be made
+        of it."""
+        self.accepts = accepts
         signature = {tensor["name"]: tensor for tensor in model.inputs}
         given = dict(asked)
         request: dict[str, Any] = {}
@@ -50,19 +49,6 @@ class Generation:
         for tensor in request["inputs"]:
             tensor["data"] = _flat(tensor["data"])
         self.request = json.dumps(request).encode()
-
-    def answer(self, inferred: bytes | list[bytes | memoryview]) -> Response:
-        """The answer out of the core's JSON."""
-        said = json.loads(inferred if isinstance(inferred, bytes) else b"".join(inferred))
-        flat: dict[str, Any] = {key: said[key] for key in ("id", "model_name", "model_version") if key in said}
-        for output in said["outputs"]:
-            data = output["data"]
-            flat[output["name"]] = data[0] if len(data) == 1 else data
-        text = json.dumps(flat, ensure_ascii=False)
-        if not self._stream:
-            return Response(200, text.encode(), (JSON,))
-        headers = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
-        return Response(200, f"data: {text}\n\n".encode(), headers)
 
 
 def _dims(name: str, value: Any, depth: int = 0) -> list[int]:

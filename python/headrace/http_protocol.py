@@ -17,7 +17,7 @@ from headrace.grpc_web import WebForm
 from headrace.http_calls import PythonCalls
 from headrace.http_gateway import Answer, Gateway, Kind, Route, WebCall
 from headrace.http_generate import Generation
-from headrace.http_message import IDENTITY, Request, Response, core_error, error_answer
+from headrace.http_message import Request, Response, core_error, error_answer
 from headrace.http_reader import Call, reader_for
 from headrace.http_stream import AnswerStreams
 
@@ -30,7 +30,7 @@ _MAX_PIPELINED = 128  # requests without an answer; more than that is nobody's h
 _NUMBERS = 1 << 32  # of requests, before they begin again
 _PAUSE_PIPELINED = 32  # of these, reading rests until they are answered
 _UNAVAILABLE = 14
-_INFER, _BARE, _PREDICT, _WEB, _BARE_WEB = range(5)  # the forms of an inference, as the core numbers them
+_INFER, _GENERATE, _PREDICT, _WEB, _BARE_WEB, _EVENTS = range(6)  # the forms of an inference, as the core numbers them
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Payload = bytes | list[bytes | memoryview]
@@ -85,7 +85,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._next = 0  # number of the next request
         self._waiting: deque[int] = deque()  # numbers of requests without an answer, in order
         self._done: dict[int, Payload] = {}  # answers that wait for those before them
-        self._generating: dict[int, Generation] = {}
+        self._events: dict[int, Call] = {}  # that may be answered in pieces
         self._web: dict[int, WebForm] = {}
         self._extras: dict[int, bytes] = {}  # header lines of answers that the core may have to leave to us
         self._calls = PythonCalls(self._loop, gateway, self._answered)
@@ -225,7 +225,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         reader = self._reader
         number = self._started(1)
         extra = b""
-        endless = reader.route.kind is Kind.WEB_STREAM and reader.version != "1.1"  # its end is the connection's
+        in_pieces = reader.route.kind in (Kind.STREAM, Kind.WEB_STREAM)
+        endless = in_pieces and reader.version != "1.1"  # its end is the connection's
         if not reader.keep_alive or self._service.draining or endless:
             self._last = number
             extra = b"Connection: close\r\n"
@@ -282,12 +283,15 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._write()
 
     def _generate(self, call: Call, generation: Generation) -> None:
-        self._generating[call.number] = generation
+        number, route = call.number, call.route
+        form = _GENERATE
+        if route.kind is Kind.STREAM:
+            form = _EVENTS
+            self._events[number] = call
         if call.extra:
-            self._extras[call.number] = call.extra
-        model, version = call.route.model, call.route.version
-        asked = (call.number, model, version, generation.request, -1, call.timeout, IDENTITY, b"", _BARE, call.headers)
-        if self._core.infer(*asked):
+            self._extras[number] = call.extra
+        asked = (number, route.model, route.version, generation.request, -1, call.timeout, generation.accepts)
+        if self._core.infer(*asked, call.extra, form, call.headers):
             self._write_answers(self._core.take_answers())
 
     # --- The core's side, and what goes out.
@@ -305,19 +309,21 @@ class HttpProtocol(asyncio.BufferedProtocol):
     def _collect(self, answers: "list[HttpAnswer]") -> None:
         for number, code, http, said in answers:
             payload = said
-            if code or self._generating or self._extras or self._web:
+            if code or self._extras or self._web or self._events:
                 payload = self._finished(number, code, http, said)
-            self._put(number, payload)
+            if payload is not None:
+                self._put(number, payload)
 
-    def _finished(self, number: int, code: int, http: int, said: Any) -> Payload:
+    def _finished(self, number: int, code: int, http: int, said: Any) -> Payload | None:
         extra = self._extras.pop(number, b"")
-        generation = self._generating.pop(number, None)
+        call = self._events.pop(number, None)
+        if call is not None and not code and said is None:
+            self._streams.begin_events(call)
+            return None
         if (form := self._web.pop(number, None)) is not None and (code or form is WebForm.TEXT):
             return grpc_web.finished(code, said, form).encode(head=False, extra=extra)
         if code:
             return core_error(code, http, said).encode(head=False, extra=extra)
-        if generation is not None:
-            return generation.answer(said).encode(head=False, extra=extra)
         payload: Payload = said
         return payload
 

@@ -1,4 +1,5 @@
-"""Answers of HTTP/1.1 that are written in pieces, as they are ready: the calls of many messages over gRPC-Web.
+"""Answers of HTTP/1.1 that are written in pieces, as they are ready: the calls of many messages over gRPC-Web, and
+the server-sent events of models that answer a request any number of times.
 
 An answer's source makes pieces only as far as they are taken, and they are taken only when it is the answer's turn and
 the transport has room: a peer that does not read holds nobody but its own source.
@@ -27,6 +28,8 @@ _STEP = 768 << 10  # bytes that are written in one step; in the text form a mult
 _MOST_WAITING = 64 << 10  # bytes of messages that Python makes ahead of the transport
 _DEADLINE_EXCEEDED, _INTERNAL, _UNAVAILABLE = 4, 13, 14
 
+EVENTS = (("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-cache"))
+
 Part = bytes | memoryview
 End = tuple[int, str]  # gRPC's code, and why
 
@@ -35,7 +38,7 @@ class PieceSource(Protocol):
     """Who makes the pieces. It calls the connection's `wake` when there is something to take."""
 
     def take(self, most: int) -> tuple[list[Part], End | None]:
-        """gRPC-Web frames that are ready, about `most` bytes; behind the last of them how the call ended."""
+        """Frames or events that are ready, about `most` bytes; behind the last of them how the call ended."""
 
     def cancel(self, code: int, text: str) -> None:
         """Ends the call so, behind the pieces that are there."""
@@ -45,7 +48,7 @@ class PieceSource(Protocol):
 
 
 class InferPieces:
-    """ModelStreamInfer: the core's."""
+    """ModelStreamInfer, and generate_stream: the core's."""
 
     def __init__(self, core: HttpConnection, number: int, wake: Callable[[], None]) -> None:
         self._core = core
@@ -135,15 +138,17 @@ class Conversation:
 
 
 class AnswerStream:
-    """One answer in pieces: its head, chunks, and the trailers in the last of them."""
+    """One answer in pieces: its head, chunks, and gRPC-Web's trailers in the last of them."""
 
-    def __init__(self, source: PieceSource, form: WebForm, *, extra: bytes, chunked: bool) -> None:
-        """`extra`: header lines. Not `chunked`: for HTTP/1.0, the end of the connection ends the answer."""
+    def __init__(self, source: PieceSource, form: WebForm | None, *, extra: bytes, chunked: bool) -> None:
+        """`form`: None for server-sent events. `extra`: header lines. Not `chunked`: for HTTP/1.0, the end of the
+        connection ends the answer."""
         self.source = source
         self._form = form
         self._chunked = chunked
         framing = (("Transfer-Encoding", "chunked"),) if chunked else ()
-        head = Response.head(200, (("Content-Type", form.value), *framing))
+        kind = (("Content-Type", form.value),) if form is not None else EVENTS
+        head = Response.head(200, (*kind, *framing))
         self._out: list[Part] = [head + extra + b"\r\n"]
         self._parts: deque[Part] = deque()
         self._ended = False
@@ -155,7 +160,8 @@ class AnswerStream:
             self._parts.extend(parts)
             if end is not None:
                 self._ended = True
-                self._parts.append(grpc_web.trailers(*end))
+                if self._form is not None:
+                    self._parts.append(grpc_web.trailers(*end))
         self._chunk(self._cut())
         over = self._ended and not self._parts
         if over and self._chunked:
@@ -219,6 +225,11 @@ class AnswerStreams:
             timer = self._loop.call_later(call.timeout, source.cancel, _DEADLINE_EXCEEDED, text)
             self._deadlines[call.number] = timer
         return None
+
+    def begin_events(self, call: Call) -> None:
+        """The core answers a generate_stream in pieces."""
+        source = InferPieces(self._core, call.number, self._wake)
+        self._open[call.number] = AnswerStream(source, None, extra=call.extra, chunked=call.chunked)
 
     def _source(self, call: Call, asked: WebCall) -> PieceSource:
         if asked.path != STREAM_INFER:

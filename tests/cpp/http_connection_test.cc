@@ -358,15 +358,22 @@ TEST_F(HttpConnectionTest, ARunThatFailsIsInternal) {
   EXPECT_EQ(answer().status.code(), Code::kInternal);
 }
 
-TEST_F(HttpConnectionTest, TheOwnersHeadersAndNoHead) {
+TEST_F(HttpConnectionTest, TheOwnersHeadersAndFlatAnswers) {
   open();
   HttpInfer infer = asked(1);
   infer.headers = "X-A: b\r\n";
   http().infer(infer, as_bytes(json({1})));
   EXPECT_TRUE(answer().head.ends_with("X-A: b\r\n\r\n"));
-  infer.form = HttpForm::kBare;
-  http().infer(infer, as_bytes(json({1})));
-  EXPECT_EQ(answer().head, "");
+  infer.form = HttpForm::kGenerate;
+  http().infer(infer, as_bytes(json({1}, R"(,"id":"q","parameters":{"binary_data_output":true})")));
+  HttpAnswer flat = answer();
+  EXPECT_NE(flat.head.find("Content-Type: application/json\r\n"), std::string::npos) << flat.head;
+  EXPECT_EQ(body_of(flat), R"({"model_name":"m","model_version":"3","id":"q","y":2,"z":-1})");
+  infer.form = HttpForm::kEvents;
+  http().infer(infer, as_bytes(json({1, 2})));
+  flat = answer();
+  EXPECT_NE(flat.head.find("Content-Type: text/event-stream"), std::string::npos) << flat.head;
+  EXPECT_EQ(body_of(flat), "data: {\"model_name\":\"m\",\"model_version\":\"3\",\"y\":[2,4],\"z\":[-1,-2]}\n\n");
 }
 
 TEST_F(HttpConnectionTest, TensorFlowServingsForm) {

@@ -26,8 +26,8 @@ class HttpStreamsTest : public InferStreamTest {
   static std::string message(const Values& values, const std::string& id = {}) {
     return InferText{.id = id, .outputs = {"y"}}(values);
   }
-  static void read(const std::vector<wire::OutMessage>& pieces, Said& said) {
-    for (const wire::OutMessage& piece : pieces) {
+  static void read(const std::vector<AnswerPiece>& pieces, Said& said) {
+    for (const auto& [piece, room] : pieces) {
       std::string bytes;
       std::size_t at = 0;
       for (const auto& view : piece.views) {
@@ -42,7 +42,7 @@ class HttpStreamsTest : public InferStreamTest {
     }
   }
   void take(std::uint32_t exchange, Said& said, std::size_t most = 1 << 20) {
-    std::vector<wire::OutMessage> pieces;
+    std::vector<AnswerPiece> pieces;
     said.end = http().take_pieces(exchange, most, pieces, said.status);
     read(pieces, said);
   }

@@ -1,49 +1,18 @@
 // Streams to models that answer a request any number of times.
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
-#include "stream_fixture.h"
+#include "parts_fixture.h"
 
 namespace headrace::testing {
 namespace {
 
 const Parameters kMore = {{"triton_final_response", 0}};
 
-class InferStreamPartsTest : public InferStreamTest {
+class InferStreamPartsTest : public PartsTest {
  protected:
-  // A model "m" that answers once for each row of x.
-  void start_parts(const std::string& more = "answers rows", bool says_so = true) {
-    engine_options_.lanes = 1;
-    engine_ = std::make_shared<Engine>(engine_options_);
-    loop_ = std::make_unique<Loop>(engine_, loop_options_);
-    const Result<std::shared_ptr<Model>> loaded = load(more, says_so);
-    ASSERT_TRUE(loaded.ok()) << loaded.status().to_string();
-    model_ = *loaded;
-    publish();
-  }
-  Result<std::shared_ptr<Model>> load(const std::string& more, bool says_so) {
-    const std::string file = ::testing::TempDir() + "parts.echo";
-    std::ofstream(file) << "input x INT32 [-1,1]\noutput y\nfail_on -1\nhold_on -2\n" << more << "\n";
-    ModelSpec spec;
-    spec.name = "m";
-    spec.version = 3;
-    spec.backend = "echo";
-    spec.model_file = file;
-    spec.model_dir = ::testing::TempDir();
-    spec.batching_decided = true;
-    spec.batching.max_batch_size = 1 << 20;
-    spec.decoupled = says_so;
-    return engine_->load(spec);
-  }
-  static Values count(std::int32_t rows, std::int32_t from = 0) {
-    Values values;
-    for (std::int32_t i = 0; i < rows; ++i) values.push_back(from + i);
-    return values;
-  }
   static std::string ask_for(const Values& values, const std::string& id = {}, bool empty_final = false) {
     InferText text{.id = id, .outputs = {"y"}};
     if (empty_final) text.parameters = {{"triton_enable_empty_final_response", true}};

@@ -80,6 +80,28 @@ class JsonCodec : public testing::Test {
   std::size_t json_bytes_ = 77;
 };
 
+TEST_F(JsonCodec, FlatAnswersAndEvents) {
+  const Tensor& numbers = tensor<float>(DType::kFp32, {1.5F, 2});
+  const Tensor& one = tensor<std::int64_t>(DType::kInt64, {-7});
+  const Tensor& none = tensor<std::int64_t>(DType::kInt64, {});
+  const Tensor& text = tensor(DType::kBytes, {1, 1}, "\3\0\0\0a\n\""s);
+  const std::vector<ResponseOutput> outputs = {{"a", &numbers}, {"b", &one}, {"c", &none}, {"d", &text}};
+  const std::vector<ResponseParameter> parameters = {{"p", true}, {"q", std::int64_t{3}}};
+  response_ = {.model_name = "m", .model_version = "1", .id = "i\n", .parameters = parameters, .outputs = outputs};
+  const std::string flat = R"({"model_name":"m","model_version":"1","id":"i\n","p":true,"q":3,)"
+                           R"("a":[1.5,2.0],"b":-7,"c":[],"d":"a\n\""})";
+  ASSERT_TRUE(encode_generate_response(response_, false, out_).ok());
+  EXPECT_EQ(whole(), flat);
+  ASSERT_TRUE(encode_generate_response(response_, true, out_).ok());
+  EXPECT_EQ(whole(), "data: " + flat + "\n\n");
+  const Tensor& broken = tensor(DType::kBytes, {1}, "\1\0\0\0\xff"s);
+  const std::vector<ResponseOutput> bad = {{"e", &broken}};
+  response_.outputs = bad;
+  EXPECT_EQ(encode_generate_response(response_, true, out_).code(), Code::kInvalidArgument);
+  EXPECT_EQ(error_event("a\nb"), "data: {\"error\":\"a\\nb\"}\n\n");
+  response_ = {};
+}
+
 TEST_F(JsonCodec, WritesEachDtype) {
   EXPECT_EQ(data_of(tensor(DType::kBool, "\0\1\1"s.size() == 3 ? Shape{3} : Shape{}, "\0\1\1"s)), "[false,true,true]");
   EXPECT_EQ(data_of(tensor<std::uint8_t>(DType::kUint8, {0, 7, 255})), "[0,7,255]");

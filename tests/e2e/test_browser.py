@@ -68,11 +68,15 @@ def origins(root: Path, node_modules: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, models: Path, origins: tuple[str, str]) -> Iterator[ServerProcess]:
-    """add_sub, and slow on the only lane; at the end the pool is empty."""
+    """add_sub, slow on the only lane, and parts, which answers once for each row; at the end the pool is empty."""
     repository = tmp_path_factory.mktemp("pages")
     for name in ("add_sub", "slow"):
         (repository / name / "1").mkdir(parents=True)
         shutil.copyfile(models / f"{name}.onnx", repository / name / "1/model.onnx")
+    (repository / "parts/1").mkdir(parents=True)
+    (repository / "parts/1/model.echo").write_text("input x INT32 [-1,1]\nhold_on 7\nanswers rows\n")
+    policy = "model_transaction_policy { decoupled: true }"
+    (repository / "parts/config.pbtxt").write_text(f'backend: "echo" max_batch_size: 8 {policy}')
     with ServerProcess(repository, "--lanes", "1", "--cors-allow-origin", origins[0]) as server:
         yield server
         assert server.stop() == 0
@@ -214,6 +218,17 @@ def test_a_page_watches_and_leaves(page: Page, server: ServerProcess) -> None:
     for port in (server.http, server.grpc):
         assert page.call("calls.watch", f"http://{port}") == [0, 0, 0, 0, 2, 8, 1]
     assert page.complaints() == []
+
+
+def test_a_page_reads_events_as_they_come_and_leaves(page: Page, server: ServerProcess) -> None:
+    url = f"http://{server.http}/v2/models/parts/generate_stream"
+    for rows, most, done in (([[5], [6]], 9, True), ([[5], [6], [7]], 2, False)):  # a 7 goes on until nobody waits
+        said = page.call("calls.events", url, {"x": rows}, most)
+        assert [event["x"] for event in said["found"]] == [5, 6]
+        assert (said["status"], said["done"]) == (200, done)
+        assert said["type"].startswith("text/event-stream")
+    assert page.complaints() == []
+    assert page.call("calls.post", url, {"x": [[8]], "y": 1})["status"] == 400
 
 
 def test_a_page_infers_by_json(page: Page, server: ServerProcess) -> None:

@@ -76,6 +76,23 @@ async function watch(server) {
   return bytes;
 }
 
+// A generate_stream by fetch: its first `most` events, read while the call goes on, which is then given up.
+async function events(url, body, most) {
+  const given = new AbortController();
+  const answer = await fetch(url, { method: "POST", body: JSON.stringify(body), signal: given.signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  let done = false;
+  while (!done && text.split("\n\n").length <= most) {
+    const step = await reader.read();
+    done = step.done;
+    text += step.value ?? "";
+  }
+  given.abort();
+  const found = text.split("\n\n").slice(0, -1).map((event) => JSON.parse(event.slice("data: ".length)));
+  return { status: answer.status, type: answer.headers.get("Content-Type"), found, done };
+}
+
 // One POST of JSON by fetch.
 async function post(url, body) {
   try {
@@ -90,4 +107,4 @@ async function post(url, body) {
   }
 }
 
-window.calls = { grpcWeb, grpcWebStream, post, watch };
+window.calls = { grpcWeb, grpcWebStream, post, events, watch };

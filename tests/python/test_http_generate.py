@@ -1,4 +1,4 @@
-"""The generate extension: flat objects to tensors and back."""
+"""The generate extension: flat objects to tensors."""
 
 import json
 from typing import Any
@@ -7,6 +7,7 @@ import pytest
 
 from headrace.errors import InvalidArgument
 from headrace.http_generate import Generation
+from headrace.http_message import IDENTITY
 from headrace.service import ModelDescription
 
 
@@ -19,8 +20,8 @@ MODEL = ModelDescription(
 )
 
 
-def asked(stream: bool = False, **members: Any) -> Any:
-    return json.loads(Generation(MODEL, members, stream=stream).request)
+def asked(**members: Any) -> Any:
+    return json.loads(Generation(MODEL, members, IDENTITY).request)
 
 
 def test_members_are_inputs_parameters_and_the_id() -> None:
@@ -53,21 +54,3 @@ def test_arrays_have_a_depth() -> None:
         nested = [nested]
     with pytest.raises(InvalidArgument, match="32 arrays"):
         asked(grid=nested)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_answer_is_flat(stream: bool) -> None:
-    said = {
-        "model_name": "m",
-        "model_version": "1",
-        "outputs": [{"name": "a", "data": ["x"]}, {"name": "b", "data": [1, 2]}],
-    }
-    text = json.dumps(said).encode()
-    answer = Generation(MODEL, {}, stream=stream).answer([text[:10], memoryview(text[10:])])
-    body = answer.body.decode()
-    if stream:
-        assert body.startswith("data: ")
-        assert body.endswith("\n\n")
-        assert ("Cache-Control", "no-cache") in answer.headers
-        body = body.removeprefix("data: ")
-    assert json.loads(body) == {"model_name": "m", "model_version": "1", "a": "x", "b": [1, 2]}
