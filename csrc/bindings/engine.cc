@@ -167,6 +167,18 @@ py::dict model_stats(const ModelSnapshot& model) {
     batches.append(batch);
   }
   row["batch_stats"] = batches;
+  py::list responses;
+  for (const ResponseStats& stats : model.stats.responses) {
+    py::dict response;
+    response["compute_infer"] = duration(stats.compute_infer);
+    response["compute_output"] = duration(stats.compute_output);
+    response["success"] = duration(stats.success);
+    response["fail"] = duration(stats.fail);
+    response["empty_response"] = duration(stats.empty_response);
+    response["cancel"] = duration(stats.cancel);
+    responses.append(response);
+  }
+  row["response_stats"] = responses;
   row["queued"] = model.depth.queued;
   row["queued_bytes"] = model.depth.queued_bytes;
   row["running"] = model.depth.running;

@@ -30,6 +30,30 @@ void ModelCounters::ran(const RunRecord& record) noexcept {
   batch.compute_output.add(1, output);
 }
 
+void ModelCounters::answered(const ResponseRecord& record) noexcept {
+  const std::size_t place = std::min(record.number, ModelStats::kMostResponses - 1);
+  const Nanos total = record.compute_infer + record.compute_output;
+  MutexLock lock(mutex_);
+  if (stats_.responses.size() <= place) stats_.responses.resize(place + 1);
+  ResponseStats& stats = stats_.responses[place];
+  switch (record.kind) {
+    case ResponseKind::kSuccess:
+      stats.compute_infer.add(1, record.compute_infer);
+      stats.compute_output.add(1, record.compute_output);
+      stats.success.add(1, total);
+      break;
+    case ResponseKind::kFail:
+      stats.fail.add(1, total);
+      break;
+    case ResponseKind::kEmpty:
+      stats.empty_response.add(1, total);
+      break;
+    case ResponseKind::kCancel:
+      stats.cancel.add(1, total);
+      break;
+  }
+}
+
 void ModelCounters::unserved(Code code, bool queued, Nanos total) {
   MutexLock lock(mutex_);
   DurationStats& kind = code == Code::kCancelled ? stats_.cancel : (queued ? stats_.fail : stats_.reject);

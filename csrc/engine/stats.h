@@ -2,8 +2,10 @@
 // meanings, so that ModelStatistics and metrics can be made of them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -27,7 +29,17 @@ struct BatchStats {  // per run, by the rows it had
   DurationStats compute_output;
 };
 
+struct ResponseStats {  // per answer, of models that answer a request any number of times
+  DurationStats compute_infer;
+  DurationStats compute_output;
+  DurationStats success;
+  DurationStats fail;
+  DurationStats empty_response;  // the request ended without an answer of this number
+  DurationStats cancel;          // nobody waited for it any more
+};
+
 struct ModelStats {
+  static constexpr std::size_t kMostResponses = 100;
   std::uint64_t inference_count = 0;  // rows answered well; requests where the model is not batched
   std::uint64_t execution_count = 0;  // runs that ended well
   Nanos last_inference = 0;           // steady clock; 0: never
@@ -40,11 +52,13 @@ struct ModelStats {
   DurationStats compute_infer;
   DurationStats compute_output;
   std::map<std::int64_t, BatchStats> batches;
+  std::vector<ResponseStats> responses;  // by their number in their request; the last has all that follow too
 };
 
 class ModelCounters final : public RunObserver {
  public:
   void ran(const RunRecord& record) noexcept override;
+  void answered(const ResponseRecord& record) noexcept override;
   // A request that no run answered: refused, expired or cancelled. `total` is its time from its last byte.
   void unserved(Code code, bool queued, Nanos total);
   ModelStats read() const;

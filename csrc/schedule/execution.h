@@ -33,9 +33,20 @@ struct RunRecord {
   Nanos finished = 0;
 };
 
+enum class ResponseKind : std::uint8_t { kSuccess, kFail, kEmpty, kCancel };
+
+// One answer of a request that has any number of them, or its end without one (kEmpty). Durations in nanoseconds.
+struct ResponseRecord {
+  std::size_t number = 0;  // of the request's answers, from 0
+  ResponseKind kind = ResponseKind::kSuccess;
+  Nanos compute_infer = 0;   // in the runtime
+  Nanos compute_output = 0;  // from there to its being handed over
+};
+
 class RunObserver {
  public:
   virtual void ran(const RunRecord& record) noexcept = 0;
+  virtual void answered(const ResponseRecord& /*record*/) noexcept {}
 
  protected:
   ~RunObserver() = default;

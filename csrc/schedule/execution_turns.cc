@@ -16,7 +16,18 @@ struct Turns final : UnfinishedRun {
   Nanos started = 0;             // of the first turn
   Nanos infer_start = 0;
   Nanos busy = 0;  // in the runtime, of all turns
+  // Of the answer in work:
+  std::size_t number = 0;
+  Nanos asked = 0;  // the runtime for it
+  Nanos given = 0;  // it came back
+
+  // What it is once it is through.
+  ResponseRecord record(ResponseKind kind, Nanos now) const { return {number, kind, given - asked, now - given}; }
 };
+
+void tell(const Runnable& runnable, const ResponseRecord& record) {
+  if (runnable.observer != nullptr) runnable.observer->answered(record);
+}
 
 }  // namespace
 
@@ -30,7 +41,7 @@ void Execution::run_turn(Dispatcher::Assignment& assignment, const Runnable& run
   Status status;
   if (ticket->unfinished == nullptr) {
     auto fresh = std::make_unique<Turns>();
-    fresh->started = fresh->infer_start = begun;
+    fresh->started = fresh->infer_start = fresh->asked = begun;
     status = gather(assignment.tickets, pool_, fresh->inputs);
     wanted_outputs(assignment.tickets, fresh->wanted);
     if (status.ok()) {
@@ -47,8 +58,10 @@ void Execution::run_turn(Dispatcher::Assignment& assignment, const Runnable& run
   batch_.inputs = turns.inputs;
   batch_.wanted = turns.wanted;
   bool last = false;
+  turns.asked = turns.given = begun;
   for (std::uint32_t sent = 0; status.ok() && !last;) {
     status = next_part(*ticket, runnable, last);
+    turns.given = clock_.now();
     if (last || !status.ok()) break;
     auto part = std::make_unique<Part>();
     part->ticket = ticket;
@@ -58,7 +71,11 @@ void Execution::run_turn(Dispatcher::Assignment& assignment, const Runnable& run
     CompletionSink* sink = ticket->sink;
     Part* going = part.release();
     sink->deliver(going, going);
-    if (++sent<kPartCredit&& * credit> 0) continue;
+    const Nanos sent_at = clock_.now();
+    tell(runnable, turns.record(ResponseKind::kSuccess, sent_at));
+    ++turns.number;
+    turns.asked = turns.given = sent_at;
+    if (++sent < kPartCredit && credit.value() > 0) continue;
     turns.busy += clock_.now() - begun;
     if (const TicketChain ended = ledger.end_turn(assignment.entry, ticket); ended.first != nullptr) {
       ledger.answer(ended);
@@ -82,14 +99,22 @@ Status Execution::next_part(Ticket& ticket, const Runnable& runnable, bool& last
 
 void Execution::finish_turns(Ticket* ticket, Dispatcher::Assignment& assignment, const Runnable& runnable,
                              Ledger& ledger, const Status& status) {
+  const ResponseRecord dropped =
+      static_cast<const Turns&>(*ticket->unfinished).record(ResponseKind::kCancel, clock_.now());
   const TicketChain chain = ledger.settle(assignment.entry, {&ticket, 1});
   std::vector<Tensor> outputs = std::exchange(batch_.outputs, {});
-  if (chain.first == nullptr) return;  // answered meanwhile: not ours any more
+  if (chain.first == nullptr) {  // answered meanwhile: not ours any more
+    tell(runnable, dropped);
+    return;
+  }
   const std::unique_ptr<UnfinishedRun> gone = std::move(ticket->unfinished);
   const auto& turns = static_cast<const Turns&>(*gone);
   const bool stopped = assignment.interrupt != nullptr && assignment.interrupt->requested();
   ticket->status =
       !status.ok() && stopped ? Status(Code::kUnavailable, "the server stopped before the model had finished") : status;
+  const ResponseKind kind = !status.ok()      ? ResponseKind::kFail
+                            : outputs.empty() ? ResponseKind::kEmpty
+                                              : ResponseKind::kSuccess;
   if (status.ok()) ticket->outputs = std::move(outputs);
   RunRecord record;
   record.rows = ticket->batch_rows = ticket->rows;
@@ -102,6 +127,7 @@ void Execution::finish_turns(Ticket* ticket, Dispatcher::Assignment& assignment,
   record.infer_end = ticket->time.infer_end = turns.infer_start + turns.busy;
   record.queue_ns = record.started - ticket->time.queued;
   record.total_ns = record.finished - ticket->time.received;
+  tell(runnable, turns.record(kind, record.finished));
   if (runnable.observer != nullptr) runnable.observer->ran(record);
   ledger.answer(chain);
 }

@@ -149,6 +149,16 @@ class BatchStats(TypedDict):
     compute_infer: DurationStats
     compute_output: DurationStats
 
+class ResponseStats(TypedDict):
+    """Of the answers that had one number in their requests."""
+
+    compute_infer: DurationStats
+    compute_output: DurationStats
+    success: DurationStats
+    fail: DurationStats
+    empty_response: DurationStats  # the request ended without one
+    cancel: DurationStats  # nobody waited for it any more
+
 class ModelStats(TypedDict):
     """Counters since the load. Durations are cumulative nanoseconds over requests (Triton's meaning)."""
 
@@ -166,6 +176,7 @@ class ModelStats(TypedDict):
     compute_infer: DurationStats
     compute_output: DurationStats
     batch_stats: list[BatchStats]
+    response_stats: list[ResponseStats]  # by number, at most 100: the last has all that follow too
     queued: int  # now
     queued_bytes: int  # now
     running: int  # tickets in a batch now

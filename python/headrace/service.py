@@ -21,7 +21,7 @@ from headrace.router import ModelVersion, Router, State
 from headrace.tracing import Tracer
 
 if TYPE_CHECKING:
-    from headrace.engine import BatchStats, DurationStats, Engine, Model, ModelStats, TensorInfo
+    from headrace.engine import BatchStats, DurationStats, Engine, Model, ModelStats, ResponseStats, TensorInfo
     from headrace.repository import Repository
 
 __all__ = [
@@ -98,7 +98,7 @@ class Statistics(TypedDict):
     inference_stats: "dict[str, DurationStats]"  # success, fail, queue, compute_*, cache_hit, cache_miss
     batch_stats: "list[BatchStats]"
     memory_usage: list[dict[str, Any]]
-    response_stats: dict[str, dict[str, Any]]  # by the number of the response: of models that answer more than once
+    response_stats: "dict[str, ResponseStats]"  # by the number of the response: of models that answer more than once
 
 
 class Service:
@@ -426,5 +426,5 @@ def _statistics(stats: "ModelStats") -> Statistics:
         },
         "batch_stats": stats["batch_stats"],
         "memory_usage": [{"type": "CPU", "id": 0, "byte_size": 0 if stats["asleep"] else stats["footprint_bytes"]}],
-        "response_stats": {},
+        "response_stats": {str(number): row for number, row in enumerate(stats["response_stats"])},
     }

@@ -39,7 +39,13 @@ TEST_F(InferStreamPartsTest, EachRowIsAnAnswerAndTheEndIsToldWhereItIsAskedFor) 
   half_close(*peer, call);
   EXPECT_EQ(status(*peer, call), "0");
   EXPECT_EQ(peer->client.answer(call).messages().size(), 5U);
-  EXPECT_EQ(model_->counters.read().success.count, 2U);
+  const ModelStats stats = model_->counters.read();
+  EXPECT_EQ(stats.success.count, 2U);
+  ASSERT_EQ(stats.responses.size(), 4U);
+  EXPECT_EQ(stats.responses[0].success.count, 2U);
+  EXPECT_EQ(stats.responses[1].success.count, 1U);
+  EXPECT_EQ(stats.responses[1].empty_response.count, 1U) << "the end of the second request";
+  EXPECT_EQ(stats.responses[3].empty_response.count, 1U);
 }
 
 TEST_F(InferStreamPartsTest, TheLastAnswerMayBeTheEnd) {
@@ -54,6 +60,10 @@ TEST_F(InferStreamPartsTest, TheLastAnswerMayBeTheEnd) {
   EXPECT_EQ(all[0].response.parameters, kMore);
   EXPECT_EQ(all[1].response.parameters, kFinal);
   EXPECT_EQ(firsts(all), (Values{5, 6}));
+  const ModelStats stats = model_->counters.read();
+  ASSERT_EQ(stats.responses.size(), 2U);
+  EXPECT_EQ(stats.responses[1].success.count, 1U);
+  EXPECT_EQ(stats.responses[1].empty_response.count, 0U);
 }
 
 TEST_F(InferStreamPartsTest, ACallOfOneAnswerIsRefused) {
@@ -109,6 +119,9 @@ TEST_F(InferStreamPartsTest, AnErrorInTheMiddleIsTheLastAnswer) {
   EXPECT_NE(all[2].error, "");
   EXPECT_EQ(all[2].response.parameters, kFinal);
   EXPECT_EQ(all[2].response.id, "a");
+  const ModelStats stats = model_->counters.read();
+  ASSERT_EQ(stats.responses.size(), 3U);
+  EXPECT_EQ(stats.responses[2].fail.count, 1U);
 }
 
 // The reader takes nothing: the lane goes to others, and what waits has a bound.

@@ -57,6 +57,29 @@ TEST(Stats, RunsAddUpBatchSizeByBatchSize) {
   expect_duration(stats.batches.at(1).compute_infer, 1, 50);
 }
 
+TEST(Stats, AnswersOfOneRequestCountByTheirNumber) {
+  ModelCounters counters;
+  counters.answered({0, ResponseKind::kSuccess, 10, 3});
+  counters.answered({1, ResponseKind::kFail, 20, 3});
+  counters.answered({0, ResponseKind::kSuccess, 10, 3});
+  counters.answered({1, ResponseKind::kEmpty, 1, 1});
+  counters.answered({1, ResponseKind::kCancel, 2, 2});
+  std::vector<ResponseStats> responses = counters.read().responses;
+  ASSERT_EQ(responses.size(), 2U);
+  expect_duration(responses[0].success, 2, 26);
+  expect_duration(responses[0].compute_infer, 2, 20);
+  expect_duration(responses[0].compute_output, 2, 6);
+  expect_duration(responses[1].success, 0, 0);
+  expect_duration(responses[1].fail, 1, 23);
+  expect_duration(responses[1].empty_response, 1, 2);
+  expect_duration(responses[1].cancel, 1, 4);
+  for (std::size_t number = 2; number < 1000; ++number) counters.answered({number, ResponseKind::kSuccess, 1, 1});
+  responses = counters.read().responses;
+  ASSERT_EQ(responses.size(), ModelStats::kMostResponses);
+  EXPECT_EQ(responses[98].success.count, 1U);
+  EXPECT_EQ(responses[99].success.count, 1000U - 99U) << "the last has all that follow";
+}
+
 TEST(Stats, AFailedRunCountsOnlyAsFailureOfThoseItAnswered) {
   ModelCounters counters;
   RunRecord failed = record(4, 1);

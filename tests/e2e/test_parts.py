@@ -59,6 +59,30 @@ def test_tritonclient_hears_of_each_answer_and_of_the_end(server: ServerProcess)
         assert stream(server, "once", 3, 1, tell_end=tell_end) == [([0, 1, 2], True)]
 
 
+def test_statistics_tell_of_each_answer_by_its_number(server: ServerProcess) -> None:
+    with triton.InferenceServerClient(server.grpc) as client, triton_http.InferenceServerClient(server.http) as web:
+        before = client.get_inference_statistics("rows").model_stats[0]
+        stream(server, "rows", 2, 3, tell_end=True)
+        stream(server, "rows", 1, 2, tell_end=True)
+        (stats,) = client.get_inference_statistics("rows").model_stats
+        assert stats.inference_stats.success.count - before.inference_stats.success.count == 2
+        kinds = ("success", "compute_infer", "compute_output", "empty_response", "fail", "cancel")
+        rows = (((2, 2, 2, 0, 0, 0), "0"), ((1, 1, 1, 1, 0, 0), "1"), ((0, 0, 0, 1, 0, 0), "2"))
+        for expected, number in rows:
+            now, then = stats.response_stats[number], before.response_stats[number]
+            assert tuple(getattr(now, kind).count - getattr(then, kind).count for kind in kinds) == expected
+            assert now.success.ns == now.compute_infer.ns + now.compute_output.ns
+        said = web.get_inference_statistics("rows")["model_stats"][0]["response_stats"]
+        assert {number: row["success"]["count"] for number, row in said.items()} == {
+            number: row.success.count for number, row in stats.response_stats.items()
+        }
+        assert web.get_inference_statistics("once")["model_stats"][0]["response_stats"] == {}
+        stream(server, "rows", 150, 151, tell_end=True)
+        told = client.get_inference_statistics("rows").model_stats[0].response_stats
+        assert len(told) == 100
+        assert told["99"].success.count >= 51, "the last has all that follow"
+
+
 def test_calls_of_one_answer_are_refused(server: ServerProcess) -> None:
     data = np.zeros((2, 1), np.int32)
     with triton.InferenceServerClient(server.grpc) as client:

@@ -32,7 +32,10 @@ STATISTICS = {
     "inference_stats": {kind: duration(number, 10 * number) for number, kind in enumerate(KINDS)},
     "batch_stats": [{"batch_size": 4, **STAGES}],
     "memory_usage": [{"type": "CPU", "id": 0, "byte_size": 4096}],
-    "response_stats": {},
+    "response_stats": {
+        "0": {"success": duration(4, 44), "empty_response": duration(1, 2)},
+        "1": {"fail": duration(1, 3)},
+    },
 }
 
 

@@ -44,7 +44,16 @@ def counters(name: str, version: int, **more: Any) -> dict[str, Any]:
     durations = {kind: {"count": number, "ns": 10 * number} for number, kind in enumerate(kinds, 1)}
     counts = {"last_inference_ms": 7, "inference_count": 8, "execution_count": 9}
     memory = {"asleep": False, "footprint_bytes": 4096}
-    return {"name": name, "version": version, "batch_stats": [], **memory, **counts, **durations, **more}
+    return {
+        "name": name,
+        "version": version,
+        "batch_stats": [],
+        "response_stats": [],
+        **memory,
+        **counts,
+        **durations,
+        **more,
+    }
 
 
 BROKEN = ModelVersion("broken", 1, State.UNAVAILABLE, "it is cut short")
@@ -183,7 +192,9 @@ def test_statistics_of_one_of_a_model_and_of_all() -> None:
 
 def test_statistics_have_the_protocols_names_and_every_kind_of_failure() -> None:
     batch = {"batch_size": 4, **{stage: {"count": 1, "ns": 2} for stage in ("compute_input", "compute_infer")}}
-    (row,) = service(ready("a", 2), statistics=[counters("a", 2, batch_stats=[batch])]).model_statistics("a", "2")
+    parts = [{"success": {"count": number, "ns": 2}} for number in range(3)]
+    given = counters("a", 2, batch_stats=[batch], response_stats=parts)
+    (row,) = service(ready("a", 2), statistics=[given]).model_statistics("a", "2")
     assert (row["last_inference"], row["inference_count"], row["execution_count"]) == (7, 8, 9)
     stats = row["inference_stats"]
     assert stats["success"] == {"count": 1, "ns": 10}
@@ -192,6 +203,7 @@ def test_statistics_have_the_protocols_names_and_every_kind_of_failure() -> None
     assert [stats[key]["count"] for key in stages] == [5, 6, 7, 8]
     assert stats["cache_hit"] == stats["cache_miss"] == {"count": 0, "ns": 0}
     assert row["batch_stats"] == [batch]
+    assert row["response_stats"] == dict(zip("012", parts, strict=True))
 
 
 def test_of_a_model_that_is_there_twice_the_newest_counts() -> None:
