@@ -291,11 +291,11 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
 
   py::class_<SamplerHandle>(module, "TraceSampler")
-      .def(py::init([](std::uint64_t id, std::uint64_t rate, std::int64_t count) {
+      .def(py::init([](std::uint64_t id, std::uint64_t rate, std::int64_t count, bool times, bool tensors) {
              if (id == 0 || rate == 0) throw py::value_error("id and rate must be 1 or more");
-             return SamplerHandle{std::make_shared<TraceSampler>(id, rate, count)};
+             return SamplerHandle{std::make_shared<TraceSampler>(id, rate, count, TraceWants{times, tensors})};
            }),
-           py::arg("id"), py::arg("rate"), py::arg("count"))
+           py::arg("id"), py::arg("rate"), py::arg("count"), py::arg("times"), py::arg("tensors"))
       .def_property_readonly("remaining", [](const SamplerHandle& self) { return self.sampler->remaining(); });
 
   py::class_<CatalogHandle>(module, "Catalog")

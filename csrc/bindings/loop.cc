@@ -2,6 +2,9 @@
 #include "front/loop.h"
 
 #include <chrono>
+#include <optional>
+#include <span>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -10,6 +13,7 @@
 #include "bindings/http_handle.h"
 #include "bindings/loop_handle.h"
 #include "front/connection.h"
+#include "wire/json_elements.h"
 
 namespace headrace::bindings {
 namespace {
@@ -182,9 +186,31 @@ unsigned with(ConnectionHandle& self, F&& use) {
   return connection == nullptr ? 0U : use(*connection);
 }
 
+// None: without tensors. Else each of them, and how many were left out.
+py::object traced_tensors(const TraceEntry& entry) {
+  if (!entry.tensors) return py::none();
+  py::list rows;
+  for (const TracedTensor& tensor : entry.tensors->tensors) {
+    rows.append(py::make_tuple(tensor.name, tensor.output, dtype_name(tensor.dtype), py::tuple(py::cast(tensor.dims)),
+                               tensor.size, py::bytes(tensor.bytes)));
+  }
+  return py::make_tuple(rows, entry.tensors->left_out);
+}
+
 }  // namespace
 
 void bind_loop(py::module_& module) {
+  module.def(
+      "tensor_text",
+      [](const std::string& datatype, const py::bytes& bytes) {
+        const std::optional<DType> dtype = parse_dtype(datatype);
+        if (!dtype) throw py::value_error("no such datatype");
+        const std::span<const std::byte> data = as_span(bytes);
+        py::gil_scoped_release release;
+        return wire::elements_text(*dtype, data);
+      },
+      py::arg("datatype"), py::arg("data"), py::pos_only());
+
   module.attr("HAS_OUTPUT") = static_cast<unsigned>(kHasOutput);
   module.attr("HAS_CALLS") = static_cast<unsigned>(kHasCalls);
   module.attr("HAS_CANCELLED") = static_cast<unsigned>(kHasCancelled);
@@ -324,9 +350,12 @@ void bind_loop(py::module_& module) {
              py::list rows;
              for (const TraceEntry& entry : entries) {
                const Timeline& time = entry.time;
-               rows.append(py::make_tuple(entry.sampler, entry.model, entry.version, entry.request_id,
-                                          py::make_tuple(time.received, time.queued, time.started, time.infer_start,
-                                                         time.infer_end, time.finished, entry.ended)));
+               const py::tuple times = entry.times
+                                           ? py::make_tuple(time.received, time.queued, time.started, time.infer_start,
+                                                            time.infer_end, time.finished, entry.ended)
+                                           : py::tuple();
+               rows.append(py::make_tuple(entry.sampler, entry.model, entry.version, entry.request_id, times,
+                                          time.infer_start != 0, traced_tensors(entry)));
              }
              return py::make_tuple(rows, dropped);
            })

@@ -8,8 +8,7 @@ PyObject* core_error = nullptr;  // owned by the module for the life of the proc
 
 // The shapes of plain data in _core.pyi are dicts and tuples; as names of these they can be imported and called.
 void name_plain_data(py::module_& module) {
-  for (const char* name : {"Limits", "SessionOptions", "BatchingOptions", "TensorInfo", "DurationStats", "BatchStats",
-                           "ModelStats", "PoolStats", "Snapshot", "AccessEntry"}) {
+  for (const char* name : {"Limits", "SessionOptions", "BatchingOptions", "TensorInfo", "AccessEntry"}) {
     module.attr(name) = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyDict_Type));
   }
   module.attr("TraceRow") = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyTuple_Type));

@@ -8,10 +8,17 @@
 
 namespace headrace {
 
+// Of a request that is taken.
+struct TraceWants {
+  bool times = true;
+  bool tensors = false;
+};
+
 class TraceSampler {
  public:
   // `id` marks what it takes, and is not 0. `rate` is 1 or more; `count` -1 is no bound.
-  TraceSampler(std::uint64_t id, std::uint64_t rate, std::int64_t count) : id_(id), rate_(rate), remaining_(count) {}
+  TraceSampler(std::uint64_t id, std::uint64_t rate, std::int64_t count, TraceWants wants = {})
+      : id_(id), rate_(rate), wants_(wants), remaining_(count) {}
 
   bool sample() noexcept {
     if ((seen_.fetch_add(1, std::memory_order_relaxed) + 1) % rate_ != 0) return false;
@@ -22,11 +29,13 @@ class TraceSampler {
     return left > 0;
   }
   std::uint64_t id() const { return id_; }
+  TraceWants wants() const { return wants_; }
   std::int64_t remaining() const { return remaining_.load(std::memory_order_relaxed); }
 
  private:
   const std::uint64_t id_;
   const std::uint64_t rate_;
+  const TraceWants wants_;
   std::atomic<std::uint64_t> seen_{0};
   std::atomic<std::int64_t> remaining_;
 };

@@ -154,7 +154,7 @@ void Loop::stage(Ticket* ticket, CatalogHold& hold, Model& model) {
   ticket->cookie_hold = &hold;
   ticket->next = nullptr;
   TraceSampler* sampler = hold.catalog->sampler(model.name);
-  if (sampler != nullptr && sampler->sample()) ticket->trace = sampler->id();
+  if (sampler != nullptr && sampler->sample()) begin_trace(*ticket, *sampler);
   ++hold.tickets;
   ++outstanding_;
   if (staged_last_ == nullptr) {
@@ -202,12 +202,13 @@ void Loop::complete(Completion* completion, std::vector<Endpoint*>& touched) {
     model->counters.unserved(ticket->status.code(), ticket->time.queued != 0,
                              engine_->clock().now() - ticket->time.received);
   }
+  if (ticket->trace != 0) trace_outputs(*ticket, ticket->outputs);  // the answer may take them
   if (Endpoint* found = endpoint(ticket->cookie_slot); found != nullptr) {
     found->finish_ticket(*ticket);
     if (!std::exchange(found->touched_, true)) touched.push_back(found);
   }
   ticket->answered = true;
-  if (ticket->trace != 0) note_trace(*ticket);
+  if (ticket->trace != 0) end_trace(*ticket);
   --static_cast<CatalogHold*>(ticket->cookie_hold)->tickets;
   recycle(ticket);
 }
@@ -218,6 +219,7 @@ void Loop::complete_part(Part* completion, std::vector<Endpoint*>& touched) {
   Ticket* ticket = part->ticket;
   if (Endpoint* found = endpoint(ticket->cookie_slot); found != nullptr && !ticket->answered) {
     ++ticket->parts_taken;
+    if (ticket->trace != 0) trace_outputs(*ticket, part->outputs);
     found->take_part(*part);
     if (!std::exchange(found->touched_, true)) touched.push_back(found);
   }
@@ -336,22 +338,6 @@ std::pair<std::vector<AccessEntry>, std::uint64_t> Loop::take_access_log(std::si
   std::vector<AccessEntry> entries(std::make_move_iterator(access_log_.begin()), std::make_move_iterator(end));
   access_log_.erase(access_log_.begin(), end);
   return {std::move(entries), std::exchange(access_dropped_, 0)};
-}
-
-void Loop::note_trace(const Ticket& ticket) {
-  const auto& model = *static_cast<const Model*>(ticket.cookie_model);
-  if (traces_.size() >= kMaxTraces) {
-    traces_.pop_front();
-    ++traces_dropped_;
-  }
-  traces_.push_back({ticket.trace, model.name, model.version_text, ticket.id, ticket.time, engine_->clock().now()});
-}
-
-std::pair<std::vector<TraceEntry>, std::uint64_t> Loop::take_traces(std::size_t most) {
-  const auto end = traces_.begin() + static_cast<std::ptrdiff_t>(std::min(most, traces_.size()));
-  std::vector<TraceEntry> entries(std::make_move_iterator(traces_.begin()), std::make_move_iterator(end));
-  traces_.erase(traces_.begin(), end);
-  return {std::move(entries), std::exchange(traces_dropped_, 0)};
 }
 
 }  // namespace headrace

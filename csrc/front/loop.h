@@ -7,8 +7,10 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -23,6 +25,7 @@
 #include "front/http_decoder.h"
 #include "front/request_decoder.h"
 #include "front/step_work.h"
+#include "front/traced_tensors.h"
 #include "wire/grpc.h"
 #include "wire/infer_codec.h"
 
@@ -66,7 +69,9 @@ struct TraceEntry {
   std::string version;
   std::string request_id;
   Timeline time;
-  Nanos ended = 0;  // its answer is made
+  Nanos ended = 0;    // its answer is made
+  bool times = true;  // they are wanted
+  std::optional<TracedTensors> tensors;
 };
 
 // A catalog in use: tickets that were admitted under it keep its models' objects alive without counting each.
@@ -83,6 +88,8 @@ class Loop {
   static constexpr std::size_t kMaxUnread = std::size_t{16} << 20;  // of all connections: see Connection::read()
   static constexpr std::size_t kMaxAccessEntries = 65536;
   static constexpr std::size_t kMaxTraces = 65536;
+  static constexpr std::size_t kMaxTracedBytes = std::size_t{16} << 20;  // of tensors that wait to be written
+  static constexpr std::size_t kTracedBytesPerTake = std::size_t{1} << 20;
   // Law 11, a step is short: so many completions, and after so long no more of what can wait for the next.
   static constexpr int kCompletionsPerStep = 256;
   static constexpr Nanos kStepTime = 1500 * kMicrosecond;
@@ -175,7 +182,10 @@ class Loop {
   void complete_part(Part* part, std::vector<Endpoint*>& touched);
   void complete(Completion* completion, std::vector<Endpoint*>& touched);
   void log_access(AccessEntry entry);
-  void note_trace(const Ticket& ticket);
+  // Of requests that a sampler took: loop_traces.cc.
+  void begin_trace(Ticket& ticket, const TraceSampler& sampler);
+  void trace_outputs(const Ticket& ticket, std::span<const Tensor> outputs);
+  void end_trace(const Ticket& ticket);
 
   const std::shared_ptr<Engine> engine_;
   const LoopOptions options_;
@@ -199,6 +209,8 @@ class Loop {
   std::uint64_t access_dropped_ = 0;
   std::deque<TraceEntry> traces_;
   std::uint64_t traces_dropped_ = 0;
+  std::unordered_map<const Ticket*, TraceEntry> traced_;  // tickets that are out and traced with their tensors
+  std::size_t traced_bytes_ = 0;                          // of tensors, in traced_ and traces_
   Nanos max_step_ = 0;
   StepWork work_;
   std::size_t unread_ = 0;  // bytes that connections keep for their next step

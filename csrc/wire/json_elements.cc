@@ -135,6 +135,26 @@ void append_json_string(std::string_view text, std::string& out) {
   out += '"';
 }
 
+std::string elements_text(DType dtype, std::span<const std::byte> bytes) {
+  std::size_t count = 0;
+  if (dtype == DType::kBytes) {
+    for (std::size_t at = 0; at < bytes.size(); ++count) at = skip_strings(bytes, at, 1);
+  } else {
+    count = bytes.size() / element_size(dtype);
+  }
+  Tensor tensor;
+  tensor.dtype = dtype;
+  tensor.shape = Shape{static_cast<std::int64_t>(count)};
+  tensor.data = bytes.data();
+  tensor.size = bytes.size();
+  for (const bool base64 : {false, true}) {
+    std::string text;
+    if (JsonElements(tensor, base64).append(count, text)) return text;
+  }
+  HEADRACE_CHECK(false);
+  return {};
+}
+
 std::size_t json_data_bytes(const Tensor& tensor) {
   const std::size_t size = element_size(tensor.dtype);
   if (size == 0) return tensor.size + tensor.size / 2;

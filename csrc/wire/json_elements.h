@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 
 #include "memory/tensor.h"
@@ -29,6 +30,9 @@ class JsonElements {
   std::size_t next_ = 0;
   std::size_t offset_ = 0;  // of BYTES: where the next one starts
 };
+
+// Whole elements that follow each other, of no shape, as the same text; BYTES that are not all UTF-8 as {"b64": "..."}.
+std::string elements_text(DType dtype, std::span<const std::byte> bytes);
 
 // About how long the text of all its elements is.
 std::size_t json_data_bytes(const Tensor& tensor);

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
+from headrace.counters import Snapshot
 from headrace.resources import Resource
 from headrace.schedule import BatchingOptions, Schedule
 
@@ -139,96 +140,11 @@ class Model:
     def max_lanes(self) -> int:
         """As it was asked for; 0: as many as the cores are enough for."""
 
-class DurationStats(TypedDict):
-    count: int
-    ns: int
-
-class BatchStats(TypedDict):
-    batch_size: int
-    compute_input: DurationStats
-    compute_infer: DurationStats
-    compute_output: DurationStats
-
-class ResponseStats(TypedDict):
-    """Of the answers that had one number in their requests."""
-
-    compute_infer: DurationStats
-    compute_output: DurationStats
-    success: DurationStats
-    fail: DurationStats
-    empty_response: DurationStats  # the request ended without one
-    cancel: DurationStats  # nobody waited for it any more
-
-class ModelStats(TypedDict):
-    """Counters since the load. Durations are cumulative nanoseconds over requests (Triton's meaning)."""
-
-    name: str
-    version: int
-    inference_count: int  # rows (requests where the model is not batched)
-    execution_count: int  # runs of the runtime
-    last_inference_ms: int  # milliseconds since the epoch; 0: never
-    success: DurationStats
-    fail: DurationStats
-    cancel: DurationStats
-    reject: DurationStats  # refused before it was queued: bad input, queue full
-    queue: DurationStats
-    compute_input: DurationStats
-    compute_infer: DurationStats
-    compute_output: DurationStats
-    batch_stats: list[BatchStats]
-    response_stats: list[ResponseStats]  # by number, at most 100: the last has all that follow too
-    queued: int  # now
-    queued_bytes: int  # now
-    running: int  # tickets in a batch now
-    asleep: bool  # its session is not in memory; the next request loads it
-    footprint_bytes: int  # of its session, when it is loaded
-    peak_bytes: int  # while it loads
-    loads: int
-    evictions: int
-    load_ns: int  # of the last load
-    load_ns_sum: int
-
-class LoaderStats(TypedDict):
-    """Versions in memory and asleep, and the bytes that they are taken to need."""
-
-    budget: int
-    bytes: int  # of what is loaded, and the peaks of what loads
-    bytes_peak: int
-    resident: int
-    asleep: int
-    waiting: int  # loads that wait for their turn or for room
-    loading: int
-    loads: int
-    failures: int
-    evictions: int
-    misses: int  # requests that found their version asleep
-
-class PoolStats(TypedDict):
-    cap: int
-    bytes_in_use: int
-    bytes_in_use_peak: int
-    bytes_retained: int
-    bytes_waste: int
-    blocks_in_use: int
-    allocations: int
-    reuses: int
-    refusals: int
-
-class Snapshot(TypedDict):
-    pool: PoolStats
-    loader: LoaderStats
-    inflight_bytes: int
-    inflight_bytes_peak: int
-    tickets: int  # submitted and not yet handed back
-    lanes: int
-    lanes_busy: int
-    models: list[ModelStats]
-
 class TraceSampler:
     """Of the requests that it is asked about, it takes every `rate`-th, and at most `count` of them (-1: no bound)."""
 
-    def __init__(self, id: int, rate: int, count: int) -> None:
-        """`id`, not 0, marks what it takes."""
+    def __init__(self, id: int, rate: int, count: int, times: bool, tensors: bool) -> None:
+        """`id`, not 0, marks what it takes; `times` and `tensors` say what is noted of them."""
     @property
     def remaining(self) -> int: ...
 
@@ -332,9 +248,11 @@ class AccessEntry(TypedDict):
     total_ns: int
     headers: list[tuple[str, str]]  # those that became parameters; bounded
 
-# (sampler id, model, version, request id, (received, queued, started, infer start, infer end, finished, answered)):
-# nanoseconds of the steady clock, 0 where the request did not get that far
-TraceRow = tuple[int, str, str, str, tuple[int, int, int, int, int, int, int]]
+# (sampler id, model, version, request id, (received, queued, started, infer start, infer end, finished, answered),
+# whether the runtime was entered, (tensors, how many more there were)): times are nanoseconds of the steady clock, 0
+# where the request did not get that far; () and None for what the sampler does not want. A tensor: (name, whether it is
+# an output, datatype, shape, bytes of the whole, its first elements).
+TraceRow = tuple[int, str, str, str, tuple[int, ...], bool, tuple[list[tuple[Any, ...]], int] | None]
 
 class Loop:
     """What one event loop owns of the core. All methods but `fileno` on that loop's thread."""
@@ -503,5 +421,8 @@ class HttpConnection:
         """The transport is gone: open exchanges are cancelled, the object is dead."""
     @property
     def open_calls(self) -> int: ...
+
+def tensor_text(datatype: str, data: bytes, /) -> str:
+    """Whole elements as JSON writes them, commas between; BYTES that are not all UTF-8 as {"b64": ...}. Any thread."""
 
 def version() -> str: ...

@@ -248,7 +248,7 @@ class Config:
         "Logging",
         (),
         "A setting of tracing as Triton writes it: level=TIMESTAMPS, rate=100, count=-1, triton,file=PATH, "
-        "triton,log-frequency=0.",
+        "triton,log-frequency=0. level=TENSORS writes what callers send and get to the file.",
     )
     measure_steps: bool = _option("Logging", False, "Measure the longest step of each event loop; logged at the end.")
 

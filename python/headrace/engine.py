@@ -31,9 +31,11 @@ from headrace._core import (
     HttpConnection,
     Model,
     TraceSampler,
+    tensor_text,
 )
 from headrace.access_line import access_line
 from headrace.config import Config
+from headrace.counters import BatchStats, DurationStats, ModelStats, ResponseStats, Snapshot
 from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
 from headrace.resources import resource_limits
@@ -43,16 +45,11 @@ from headrace.steps import Steps
 
 if TYPE_CHECKING:  # these are of the stub only
     from headrace._core import (
-        BatchStats,
         Call,
-        DurationStats,
         HttpAnswer,
         Limits,
-        ModelStats,
         ProviderOptions,
-        ResponseStats,
         SessionOptions,
-        Snapshot,
         StatedTensors,
         TensorInfo,
         TraceRow,
@@ -97,6 +94,7 @@ __all__ = [
     "WarmupOptions",
     "find_onnxruntime",
     "limits_of",
+    "tensor_text",
     "version",
 ]
 
@@ -475,7 +473,7 @@ class LoopPort:
         rows, dropped = self._core.take_traces(_TRACES_PER_STEP)
         if rows or dropped:
             self._on_traces(rows, dropped)
-        return len(rows) == _TRACES_PER_STEP
+        return bool(rows)  # long ones are fewer at a time
 
     def close(self) -> None:
         """Detaches from the core; connections must be gone. Idempotent."""

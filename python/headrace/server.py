@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import uvloop
 
 from headrace.config import Config, resolve
-from headrace.engine import Engine, LoopPort, TraceSampler, version
+from headrace.engine import Engine, LoopPort, TraceSampler, tensor_text, version
 from headrace.errors import StartError
 from headrace.grpc_calls import Answerer
 from headrace.grpc_server import GrpcProtocol, MeasuredProtocol
@@ -109,7 +109,7 @@ class Instance:
         self.engine = Engine(config)
         self.router = Router(self.engine.publish)
         self.repository = Repository(self.engine, self.router, config)
-        self.tracer = Tracer(config, TraceSampler, self.engine.trace)
+        self.tracer = Tracer(config, TraceSampler, self.engine.trace, tensor_text)
         self.log_settings = LogSettings(config)
         self.service = Service(
             self.engine,

@@ -199,6 +199,107 @@ TEST_F(LoopTest, TracesWhatTheSamplerTakes) {
   EXPECT_TRUE(loop_->take_traces(10).first.empty());
 }
 
+TEST_F(LoopTest, TracesWithTensorsHoldTheirBeginnings) {
+  start(1 << 20);
+  auto catalog = std::make_shared<Catalog>();
+  catalog->add("m", "", model_);
+  catalog->trace("m", std::make_shared<TraceSampler>(1, 2, -1, TraceWants{.times = false, .tensors = true}));
+  engine_->publish(std::move(catalog));
+  auto peer = connect();
+  const Values large(TracedTensors::kMostTensorBytes, 7);  // four times as many bytes
+  for (const Values& values : {Values{1}, Values{5, 6}, Values{1}, large}) {
+    infer_answer(*peer, peer->client.call(kModelInferPath, InferText{.outputs = {"y"}}(values)));
+  }
+  const auto traces = loop_->take_traces(10).first;
+  ASSERT_EQ(traces.size(), 2U);
+  EXPECT_FALSE(traces[0].times);
+  ASSERT_TRUE(traces[0].tensors);
+  const std::vector<TracedTensor>& small = traces[0].tensors->tensors;
+  ASSERT_EQ(small.size(), 2U);
+  EXPECT_EQ(small[0].name, "x");
+  EXPECT_FALSE(small[0].output);
+  EXPECT_EQ(small[0].dims, (std::vector<std::int64_t>{2, 1}));
+  const Values doubled = {10, 12};
+  EXPECT_EQ(small[1].name, "y");
+  EXPECT_TRUE(small[1].output);
+  EXPECT_EQ(small[1].bytes, std::string(reinterpret_cast<const char*>(doubled.data()), 8));
+  EXPECT_EQ(traces[0].tensors->left_out, 0U);
+  for (const TracedTensor& each : traces[1].tensors->tensors) {
+    EXPECT_EQ(each.size, large.size() * 4);
+    EXPECT_EQ(each.bytes.size(), TracedTensors::kMostTensorBytes);
+  }
+  EXPECT_TRUE(loop_->take_traces(10).first.empty());
+}
+
+TEST_F(LoopTest, TensorsThatWaitToBeWrittenHaveABound) {
+  start(1 << 20);
+  auto catalog = std::make_shared<Catalog>();
+  catalog->add("m", "", model_);
+  catalog->trace("", std::make_shared<TraceSampler>(1, 1, -1, TraceWants{.times = true, .tensors = true}));
+  engine_->publish(std::move(catalog));
+  auto peer = connect();
+  const std::string large = InferText{.outputs = {"y"}}(Values(TracedTensors::kMostTensorBytes / 4, 7));
+  const std::size_t count = Loop::kMaxTracedBytes / (2 * TracedTensors::kMostTensorBytes) + 10;
+  for (std::size_t i = 0; i < count; ++i) infer_answer(*peer, peer->client.call(kModelInferPath, large));
+  std::size_t bytes = 0;
+  std::size_t left_out = 0;
+  std::size_t traces = 0;
+  for (;;) {
+    const auto taken = loop_->take_traces(1000).first;
+    if (taken.empty()) break;
+    std::size_t at_once = 0;
+    for (const TraceEntry& each : taken) {
+      at_once += each.tensors->bytes;
+      left_out += each.tensors->left_out;
+    }
+    EXPECT_LE(at_once, Loop::kTracedBytesPerTake + TracedTensors::kMostBytes);
+    traces += taken.size();
+    bytes += at_once;
+  }
+  EXPECT_EQ(traces, count);
+  EXPECT_EQ(bytes, Loop::kMaxTracedBytes);
+  EXPECT_EQ(left_out, 20U);
+  infer_answer(*peer, peer->client.call(kModelInferPath, large));
+  EXPECT_EQ(loop_->take_traces(1).first.at(0).tensors->left_out, 0U) << "there is room again";
+}
+
+TEST(TracedTensors, TextIsCutBehindAWholeElementAndPlacesOfOthersAreEmpty) {
+  std::string text;
+  const auto add = [&](std::size_t size) {
+    const auto length = static_cast<std::uint32_t>(size);
+    text.append(reinterpret_cast<const char*>(&length), sizeof(length));
+    text.append(size, 'a');
+  };
+  add(10);
+  add(TracedTensors::kMostTensorBytes - 100);
+  add(100);
+  add(1);
+  Tensor strings;
+  strings.dtype = DType::kBytes;
+  strings.shape = {4};
+  strings.data = reinterpret_cast<const std::byte*>(text.data());
+  strings.size = text.size();
+  Tensor elsewhere;  // in its client's shared memory
+  elsewhere.dtype = DType::kInt8;
+  elsewhere.shape = {100};
+  elsewhere.size = 100;
+  const std::vector<Tensor> given = {Tensor(), strings, elsewhere};
+  TracedTensors traced;
+  traced.add(given, false, 1 << 20);
+  ASSERT_EQ(traced.tensors.size(), 2U);
+  EXPECT_EQ(traced.tensors[0].place, 1U);
+  EXPECT_EQ(traced.tensors[0].bytes, text.substr(0, 14 + TracedTensors::kMostTensorBytes - 96));
+  EXPECT_EQ(traced.tensors[1].bytes, "");
+  EXPECT_EQ(traced.tensors[1].size, 100U);
+  for (int i = 0; i < 200; ++i) traced.add(given, true, 1 << 20);
+  EXPECT_LE(traced.bytes, TracedTensors::kMostBytes);
+  EXPECT_EQ(traced.tensors.size(), TracedTensors::kMostTensors);
+  EXPECT_EQ(traced.left_out, 402U - TracedTensors::kMostTensors);
+  TracedTensors none;
+  none.add(given, false, 0);
+  EXPECT_EQ(none.left_out, 2U);
+}
+
 TEST_F(LoopTest, ATraceOfARequestThatDidNotRunHasItsStartAndItsEnd) {
   start(1);
   auto catalog = std::make_shared<Catalog>();

@@ -38,8 +38,8 @@ def folder(repository: Repository, models: Path) -> Path:
     return repository(mlp=models / "mlp.onnx", other=models / "mlp.onnx")
 
 
-def ask(client: Any, model: str = "mlp", rows: int = 1, **more: Any) -> None:
-    client.infer(model, [given("x", np.repeat(X, rows, 0))], **more)
+def ask(client: Any, model: str = "mlp", rows: int = 1, **more: Any) -> Any:
+    return client.infer(model, [given("x", np.repeat(X, rows, 0))], **more)
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -182,13 +182,39 @@ def test_settings_take_effect_while_it_runs(folder: Path, serve: Serve, tmp_path
     assert not file.exists(), "nothing was left"
 
 
+def test_traces_with_tensors(folder: Path, serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    server = serve(folder, "--trace-config", f"triton,file={file}")
+    with triton.InferenceServerClient(server.grpc) as client:
+        ask(client)
+        client.update_trace_settings(
+            "mlp", {"trace_level": ["TIMESTAMPS", "TENSORS"], "trace_rate": "2", "trace_count": "2"}
+        )
+        assert trace_settings(client, "mlp")["trace_level"] == ["TIMESTAMPS", "TENSORS"]
+        results = [ask(client, request_id=f"r{number}") for number in range(8)]
+        assert trace_settings(client, "mlp")["trace_count"] == ["0"]
+    assert server.stop() == 0
+    rows = json.loads(Path(f"{file}.0").read_text())
+    assert [row["request_id"] for row in rows if "request_id" in row] == ["r1", "r3"]
+    tensors = [(row["activity"], row["tensor"]) for row in rows if row["id"] == 1 and "activity" in row]
+    assert [(activity, tensor["name"]) for activity, tensor in tensors] == [
+        ("TENSOR_QUEUE_INPUT", "x"),
+        ("TENSOR_BACKEND_INPUT", "x"),
+        ("TENSOR_BACKEND_OUTPUT", "logits"),
+    ]
+    for (_, tensor), array in zip(tensors, (X[:1], X[:1], results[1].as_numpy("logits")), strict=True):
+        assert (tensor["dtype"], tensor["shape"]) == ("FP32", ",".join(map(str, array.shape)))
+        np.testing.assert_array_equal(np.array(tensor["data"].split(","), np.float32), array.ravel())
+    assert any("timestamps" in row for row in rows)
+
+
 def test_what_cannot_be_set_of_traces(folder: Path, serve: Serve, tmp_path: Path) -> None:
     server = serve(folder, "--trace-config", f"triton,file={tmp_path / 'trace.json'}")
     with triton.InferenceServerClient(server.grpc) as client:
         before = trace_settings(client)
         for settings, status in (
-            ({"trace_level": ["TENSORS"]}, "UNIMPLEMENTED"),
             ({"trace_level": ["LOUD"]}, "INVALID_ARGUMENT"),
+            ({"trace_level": ["TENSORS", "LOUD"]}, "INVALID_ARGUMENT"),
             ({"trace_rate": "0"}, "INVALID_ARGUMENT"),
             ({"trace_rate": "often"}, "INVALID_ARGUMENT"),
             ({"trace_count": "-2"}, "INVALID_ARGUMENT"),

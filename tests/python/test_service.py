@@ -92,7 +92,7 @@ def service(*versions: ModelVersion, started: bool = True, statistics: Any = (),
         options,
         "1.2.3",
         repository=cast(Any, FakeRepository(router)),
-        tracer=Tracer(options, lambda number, rate, count: SimpleNamespace(remaining=count), lambda samplers: None),
+        tracer=Tracer(options, lambda _number, _rate, count, *_: SimpleNamespace(remaining=count), lambda _: None, str),  # type: ignore[arg-type]  # no tensor comes
         log_settings=LogSettings(options),
     )
     made.started = started

@@ -45,11 +45,12 @@ PYTHON = (
             "sizes",
             "toml_file",
             "resources",
+            "counters",
             "_proto",
         ),
         "one table of statuses | which headers are forwarded | cores and memory | how long steps take"
         " | a connection's end | the access log's line | bytes as people write them | its file"
-        " | what rate limiters count | the wire's messages",
+        " | what rate limiters count | the core's counters | the wire's messages",
     ),
     Floor(
         1,
