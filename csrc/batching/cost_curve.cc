@@ -300,11 +300,13 @@ std::int64_t CostCurve::most_rows_within(Nanos time) const {
   return low;
 }
 
-std::int64_t CostCurve::trial(std::int64_t available) {
+std::int64_t CostCurve::trial(std::int64_t available, Nanos time) {
   if (until_trial_ > 0) {
     --until_trial_;
     return 0;
   }
+  if (time != kNever) available = std::min(available, most_rows_within(time));
+  if (available == 0) return 0;
   until_trial_ = kTrialEvery - 1;
   available = std::clamp<std::int64_t>(available, 1, max_rows_);
   std::int64_t unknown = 0;

@@ -68,8 +68,9 @@ class CostCurve {
   // The most rows, 0 .. max_rows, whose high prediction is within `time`; max_rows where nothing is known.
   std::int64_t most_rows_within(Nanos time) const;
   // Called for each batch that could have `available` rows: now and then a size of at most that many rows which is
-  // little known, else 0. Bounded: at most one batch in four while sizes are unknown, and one in sixteen after that.
-  std::int64_t trial(std::int64_t available);
+  // little known, else 0. Bounded: at most one batch in four while sizes are unknown, and one in sixteen after that;
+  // and no size whose high prediction is beyond `time`.
+  std::int64_t trial(std::int64_t available, Nanos time = kNever);
   // 99 of 100 runs take at most this many times the typical time.
   double spread() const { return spread_; }
   std::uint64_t runs() const { return runs_; }

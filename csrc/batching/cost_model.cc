@@ -98,9 +98,9 @@ std::int64_t CostModel::most_rows_within(const CostKey& key, Nanos time, std::in
   return found == nullptr ? most : std::min(found->most_rows_within(time), most);
 }
 
-std::int64_t CostModel::trial(const CostKey& key, std::int64_t available) {
+std::int64_t CostModel::trial(const CostKey& key, std::int64_t available, Nanos time) {
   const std::uint32_t index = find(key);
-  return index == kNone ? 0 : slots_[index].curve->trial(available);
+  return index == kNone ? 0 : slots_[index].curve->trial(available, time);
 }
 
 std::vector<CostKey> CostModel::keys() const {

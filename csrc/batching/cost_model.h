@@ -29,8 +29,9 @@ class Costs {
   virtual std::int64_t best_rows(const CostKey& key, std::int64_t most, Nanos span) const = 0;
   // The most rows, 0 .. most, that 99 of 100 runs are through with in `time`.
   virtual std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const = 0;
-  // A size of at most `available` rows that should be tried with the next batch; 0: none.
-  virtual std::int64_t trial(const CostKey& key, std::int64_t available) = 0;
+  // A size of at most `available` rows that should be tried with the next batch, none that 99 of 100 runs are not
+  // through with in `time` (kNever: any); 0: none.
+  virtual std::int64_t trial(const CostKey& key, std::int64_t available, Nanos time) = 0;
   // Changes when the answers of the others do.
   virtual std::uint64_t edition() const { return 1; }
 };
@@ -46,7 +47,7 @@ class CostModel final : public Costs {
   CostEstimate predict(const CostKey& key, std::int64_t rows) const override;
   std::int64_t best_rows(const CostKey& key, std::int64_t most, Nanos span) const override;
   std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const override;
-  std::int64_t trial(const CostKey& key, std::int64_t available) override;
+  std::int64_t trial(const CostKey& key, std::int64_t available, Nanos time) override;
   std::uint64_t edition() const override { return edition_; }
 
   const CostCurve* curve(const CostKey& key) const;  // null: nothing known; valid until the next record

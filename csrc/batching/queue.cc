@@ -377,9 +377,8 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
   rule.joins_before = options.joins_before;
   if (costs_ != nullptr && impl_->batched && options.trials && rule.preferred == nullptr) {
     // Nor is a size tried that would be in everybody's way.
-    const std::int64_t most =
-        rule.span == kNever ? impl_->max_rows : costs_->most_rows_within(rule.key, rule.span / 2, impl_->max_rows);
-    if (most > 0) rule.trial_rows = costs_->trial(rule.key, std::min(group->load, most));
+    const Nanos time = rule.span == kNever ? kNever : rule.span / 2;
+    rule.trial_rows = costs_->trial(rule.key, std::min(group->load, impl_->max_rows), time);
   }
   const Extent extent = batch_extent(line.slots(), rule, now);
 

@@ -63,6 +63,10 @@ struct Dispatcher::Impl {
   // Something about the entry has changed: where does it stand? With a `now` that has since passed it may be filed as
   // waiting for a time that has come, which take() sees.
   void file(Entry* entry) {
+    if (entry->queue.empty() && !Ready::stands(entry) && entry->timed_place == kNoPlace) {
+      ready.stays_idle(*entry);
+      return;
+    }
     Turn turn;
     Nanos ripens = kNever;
     if (entry->lanes < entry->max_lanes && !entry->queue.empty() && !entry->parked) {

@@ -1,7 +1,8 @@
 // How many lanes one model should have at a time while answers are wanted soon. Two lanes that run one model make two
 // small batches of what would have been one larger one: where most of a run does not depend on its rows, that is lane
-// time which other models lack. Where nobody is in haste, or lanes stand idle, a model has all it may have: its
-// requests are answered sooner. Pure.
+// time which other models lack. And where a run takes as long as others can wait, those who come while such runs hold
+// all lanes are late. Where nobody is in haste, or lanes stand idle, a model has all it may have: its requests are
+// answered sooner. Pure.
 #pragma once
 
 #include <algorithm>
@@ -10,43 +11,58 @@
 
 #include "base/clock.h"
 #include "batching/cost_model.h"
+#include "batching/haste.h"
 
 namespace headrace {
 
 class LaneShare {
  public:
-  static constexpr double kPays = 0.7;   // a row of a full batch takes at most this much of what it takes alone
-  static constexpr double kFill = 0.75;  // of its lanes' time a model may need, when it gets fewer
-  static constexpr double kMost = 0.9;   // and when it gets more
+  static constexpr double kPays = 0.7;  // a row of a full batch takes at most this much of what it takes alone
+  // A run takes so much of the span within which answers are wanted, and those of this model so many times as late.
+  static constexpr double kLong = 0.5;
+  static constexpr Nanos kLater = 2;
 
-  // Requests of so many rows came, taken in or not.
-  void note(std::int64_t rows, const CostKey& key) {
+  // Requests of so many rows came, taken in or not, which want their answers within `span` (kNever: at any time).
+  void note(std::int64_t rows, const CostKey& key, Nanos span, Nanos now) {
     rows_ += rows;
     key_ = key;
+    if (span != kNever) own_.note(span, now);
   }
   // A step of time is over.
   void step(Nanos time) {
-    constexpr double kNew = 0.25;  // of what the last step says
-    rate_ += kNew * (static_cast<double>(rows_) / static_cast<double>(std::max<Nanos>(time, 1)) - rate_);
+    const double now = static_cast<double>(rows_) / static_cast<double>(std::max<Nanos>(time, 1));
+    rate_ += std::min(1.0, static_cast<double>(time) / static_cast<double>(kSecond)) * (now - rate_);
     rows_ = 0;
   }
-  // Of 1 .. `most` lanes; it has `now` of them.
-  int lanes(const Costs& costs, std::int64_t max_rows, Nanos span, int now, int most) const {
+  // Of 1 .. `most` lanes, where others want answers within `span`; it has `has` of them.
+  int lanes(const Costs& costs, std::int64_t max_rows, Nanos span, Nanos now, int has, int most) const {
     if (span == kNever || most == 1 || rate_ <= 0) return most;
     const std::int64_t rows = costs.best_rows(key_, max_rows, span);
     const auto alone = static_cast<double>(costs.predict(key_, 1).typical);
     const double row = static_cast<double>(costs.predict(key_, rows).typical) / static_cast<double>(rows);
-    if (row <= 0 || row > kPays * alone) return most;
+    if (row <= 0) return most;
+    const bool is_long = alone >= kLong * static_cast<double>(span) && own_.exact(now) / kLater >= span;
+    if (row > kPays * alone && !is_long) return most;
+    const Fill& fill = is_long ? kWaits : kInTime;
     const double need = rate_ * row;  // lanes
-    const int fewer = static_cast<int>(std::ceil(need / kFill));
-    if (need > kMost * now || fewer < now) return std::clamp(fewer, 1, most);
-    return now;
+    const int fewer = static_cast<int>(std::ceil(need / fill.fewer));
+    if (need > fill.more * has || fewer < has) return std::clamp(fewer, 1, most);
+    return has;
   }
 
  private:
+  // Of its lanes' time a model may need so much, when it gets fewer, and when it gets more.
+  struct Fill {
+    double fewer;
+    double more;
+  };
+  static constexpr Fill kInTime{0.75, 0.9};
+  static constexpr Fill kWaits{0.9, 1.05};  // it can
+
   std::int64_t rows_ = 0;
   double rate_ = 0;  // rows a nanosecond
   CostKey key_;
+  Haste own_;
 };
 
 }  // namespace headrace

@@ -141,7 +141,9 @@ bool Promises::later_keep_time(const Dispatcher::Entry& entry, Nanos from, Nanos
 // What could not be had of idle lanes either hurries nobody.
 void Promises::note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) {
   const Nanos span = ticket.target - now;
-  if (entry.costs->predict(entry.queue.cost_key(ticket), ticket.rows).typical < span) haste_.note(span, now);
+  const bool sooner = span < haste_.exact(now);
+  if (sooner && entry.costs->predict(entry.queue.cost_key(ticket), ticket.rows).typical >= span) return;
+  haste_.note(span, now);
 }
 
 // All that waits costs something else now.
@@ -188,7 +190,7 @@ const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
     if (entry->costs == nullptr || entry->allowed_lanes == 1) continue;
     entry->share.step(step);
     const bool shares = busy_share_ > kContended && entry->queue.policy().dynamic_batching;
-    const int wanted = shares ? entry->share.lanes(*entry->costs, entry->queue.policy().max_batch_size, span,
+    const int wanted = shares ? entry->share.lanes(*entry->costs, entry->queue.policy().max_batch_size, span, now,
                                                    entry->max_lanes, entry->allowed_lanes)
                               : entry->allowed_lanes;
     if (wanted == entry->max_lanes) continue;
@@ -239,7 +241,8 @@ const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
 
 Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Entry* due, Nanos now) {
   if (ticket->target != kNever) note_haste(entry, *ticket, now);
-  entry.share.note(ticket->rows, entry.queue.cost_key(*ticket));
+  const Nanos span = ticket->target == kNever ? kNever : ticket->target - now;
+  entry.share.note(ticket->rows, entry.queue.cost_key(*ticket), span, now);
   const Nanos open = open_cost_;
   const bool came = !entry.waits && ticket->target != kNever;
   demand_.advance(now);

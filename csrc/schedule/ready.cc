@@ -36,6 +36,13 @@ void Ready::set(Entry* entry, Turn turn) {
   settle(patient_);
 }
 
+void Ready::stays_idle(Entry& entry) {
+  FairShare::idle(entry.account);
+  for (const ResourceRoom::Taken& need : entry.needs) wake(need.place);
+  settle(urgent_);
+  settle(patient_);
+}
+
 void Ready::stand(Entry* entry) {
   if (entry->rank.patient) {
     patient_.set(entry, entry->rank);

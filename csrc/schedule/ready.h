@@ -38,6 +38,8 @@ class Ready {
   Entry* due(Nanos now) const;
   // It lacks something, and goes before those that have targets until it has got it.
   void promote(Entry* entry);
+  // It stood nowhere, and nothing waits for it: what it had is free for others.
+  void stays_idle(Entry& entry);
   // In line, for a turn or for what it needs.
   static bool stands(const Entry* entry) {
     return entry->urgent_place != kNoPlace || entry->patient_place != kNoPlace || entry->lacks;

@@ -316,6 +316,21 @@ TEST(CostCurveTest, ATrialIsNeverLargerThanWhatIsThere) {
   }
 }
 
+TEST(CostCurveTest, NoTrialTakesLongerThanItMay) {
+  CostCurve curve(32);
+  for (const std::int64_t rows : {1, 32}) {
+    for (int run = 0; run < 8; ++run) curve.record(rows, static_cast<Nanos>(line(rows)), run);
+  }
+  bool tried = false;
+  for (int batch = 0; batch < 500; ++batch) {
+    const std::int64_t trial = curve.trial(32, static_cast<Nanos>(line(8)));
+    EXPECT_LE(trial, 8);
+    tried |= trial != 0;
+    EXPECT_EQ(curve.trial(32, 1), 0);
+  }
+  EXPECT_TRUE(tried);
+}
+
 TEST(CostCurveTest, OddRowsAndTimesAreBounded) {
   CostCurve curve(10);
   curve.record(0, -5, 0);

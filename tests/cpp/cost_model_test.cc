@@ -21,7 +21,7 @@ TEST(CostModelTest, OfUnknownKeysItSaysNothing) {
   CostModel model(16);
   EXPECT_EQ(model.curve({0, 1}), nullptr);
   EXPECT_EQ(model.best_rows({0, 1}, 9, kNever), 9);
-  EXPECT_EQ(model.trial({0, 1}, 9), 0);
+  EXPECT_EQ(model.trial({0, 1}, 9, kNever), 0);
   EXPECT_EQ(model.size(), 0U);
 }
 

@@ -22,9 +22,9 @@ class KnownCosts final : public Costs {
     while (rows < most && predict(key, rows + 1).high <= time) ++rows;
     return rows;
   }
-  std::int64_t trial(const CostKey&, std::int64_t available) override {
-    last_available = available;
-    return trial_rows;
+  std::int64_t trial(const CostKey& key, std::int64_t available, Nanos time) override {
+    last_available = time == kNever ? available : most_rows_within(key, time, available);
+    return last_available > 0 ? trial_rows : 0;
   }
 
   std::int64_t best = 1'000'000;

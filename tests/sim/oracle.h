@@ -38,8 +38,10 @@ class Oracle final : public Costs {
     while (rows < most && predict(key, rows + 1).high <= time) ++rows;
     return rows;
   }
-  std::int64_t trial(const CostKey&, std::int64_t available) override {
-    return ++batches_ % 5 == 0 ? std::max<std::int64_t>(available / 2, 1) : 0;
+  std::int64_t trial(const CostKey& key, std::int64_t available, Nanos time) override {
+    if (++batches_ % 5 != 0) return 0;
+    if (time != kNever) available = most_rows_within(key, time, available);
+    return available == 0 ? 0 : std::max<std::int64_t>(available / 2, 1);
   }
 
  private:
