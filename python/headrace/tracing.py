@@ -227,8 +227,8 @@ def _from_flags(words: Sequence[str]) -> tuple[str, _Setting]:
 
 
 def _parsed(key: str, value: list[str]) -> tuple[str, ...] | int | None:
-    if key == "trace_file":
-        raise InvalidArgument("trace_file cannot be changed while the server runs: start it with --trace-config")
+    if key in ("trace_file", "trace_mode"):
+        raise InvalidArgument(f"{key} cannot be changed while the server runs: start it with --trace-config")
     if key not in _NAMES:
         raise InvalidArgument(f"there is no trace setting '{key}'; there are {', '.join(_NAMES)}")
     if not value:

@@ -85,6 +85,34 @@ TEST_F(HttpEventsTest, EachAnswerIsAnEvent) {
   EXPECT_EQ(http().bits(), 0U);
 }
 
+TEST_F(HttpEventsTest, TheAccessLogHasOneLineForAll) {
+  loop_options_.access_log = true;
+  open();
+  ask(1, {5, 6});
+  EXPECT_TRUE(answer().in_pieces);
+  EXPECT_EQ(rest(1).size(), 2U);
+  ask(2, {5, -1});
+  EXPECT_TRUE(answer().in_pieces);
+  EXPECT_EQ(rest(2).size(), 2U);
+  ask(3, {-1});
+  answer();
+  ask(4, {5, 6}, HttpForm::kGenerate);
+  answer();
+  ask(5, {5, -2});
+  EXPECT_TRUE(answer().in_pieces);
+  loop_->disconnect(id_);
+  drain_until([&] { return idle(); });
+  const std::vector<AccessEntry> log = loop_->take_access_log(10).first;
+  ASSERT_EQ(log.size(), 5U);
+  EXPECT_EQ(log[0].path, "/v2/models/m/generate_stream");
+  EXPECT_EQ(log[0].response_bytes, 2 * (event(5).size() + 8));
+  EXPECT_EQ(log[3].path, "/v2/models/m/generate");
+  std::vector<Code> codes;
+  for (const AccessEntry& each : log) codes.push_back(each.code);
+  EXPECT_EQ(codes,
+            (std::vector<Code>{Code::kOk, Code::kInternal, Code::kInternal, Code::kInvalidArgument, Code::kCancelled}));
+}
+
 TEST_F(HttpEventsTest, ThereMayBeNoAnswerAtAll) {
   max_batch_size_ = 0;
   open();

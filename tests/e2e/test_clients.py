@@ -317,6 +317,7 @@ def test_live_ready_and_metadata(server: ServerProcess) -> None:
             "classification",
             "model_repository",
             "model_repository(unload_dependents)",
+            "schedule_policy",
             "model_configuration",
             "binary_tensor_data",
             "parameters",

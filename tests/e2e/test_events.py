@@ -226,6 +226,26 @@ def test_a_reader_that_does_not_read_costs_a_bounded_amount(tmp_path: Path) -> N
         assert slow.events() == [told(value) for value in values]
 
 
+def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
+    options = {"max_output_bytes": 1 << 19, "write_stall_seconds": 0.5}
+    with serving(tmp_path, **options) as running, Client(running, receive_buffer=4096) as idle:
+        idle.ask([5] * (1 << 16))
+        idle.head()
+        until(lambda: snapshot(running)["tickets"] == 0)
+        (rows,) = (row for row in snapshot(running)["models"] if row["name"] == "rows")
+        assert (rows["success"]["count"], rows["cancel"]["count"]) == (0, 1)
+
+
+def test_each_loop_answers_its_own(tmp_path: Path) -> None:
+    with serving(tmp_path, io_threads=2) as running, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(running)) for _ in range(6)]
+        for number, client in enumerate(clients):
+            client.ask([number] * 300)
+        for number, client in enumerate(clients):
+            client.head()
+            assert client.events() == [told(number)] * 300
+
+
 def test_a_drain_ends_it_with_an_error(tmp_path: Path) -> None:
     with serving(tmp_path, drain_seconds=0.2) as running, Client(running) as client:
         client.ask([5, 7])

@@ -93,7 +93,8 @@ def test_a_model_follows_what_it_does_not_set(tmp_path: Path) -> None:
         ({"trace_count": ["x"]}, InvalidArgument, "one whole number"),
         ({"trace_count": ["-2"]}, InvalidArgument, "-1 to"),
         ({"log_frequency": ["-1"]}, InvalidArgument, "0 to"),
-        ({"trace_file": ["x"]}, InvalidArgument, "cannot be changed"),
+        ({"trace_file": ["x"]}, InvalidArgument, "trace_file cannot be changed"),
+        ({"trace_mode": ["opentelemetry"]}, InvalidArgument, "trace_mode cannot be changed"),
         ({"other": ["x"]}, InvalidArgument, "no trace setting 'other'"),
     ],
 )
