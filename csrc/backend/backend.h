@@ -59,6 +59,9 @@ struct SessionOptions {
   std::vector<Provider> providers;                    // best first; the CPU is always the last
   bool strict_providers = false;                      // what is asked for and cannot be had is an error
   Signature stated;  // what the configuration says of a file that does not say it of itself (a TensorRT plan)
+  // Weights are shared with other sessions that have equal ones. Such a load takes twice as long, and more memory while
+  // it goes on. Only on the CPU; where it cannot be done, they are not.
+  bool share_weights = false;
 };
 
 // Asks a run in progress to stop. The scheduler calls request(); the backend arms it around its run.
@@ -115,12 +118,19 @@ class PartRun {
   virtual Status next(BatchRun& batch, bool& last) = 0;
 };
 
+// Memory of a session that others may hold as well: counted once, by its id.
+struct SharedMemory {
+  std::uint64_t id = 0;  // never that of other memory of the process
+  std::size_t bytes = 0;
+};
+
 // Thread-safe: lanes call run at the same time. A session that is destroyed has no run in progress.
 class Session {
  public:
   virtual ~Session() = default;
   virtual const Signature& signature() const = 0;
   virtual Placement placement() const { return {}; }
+  virtual std::vector<SharedMemory> shared_memory() const { return {}; }
   // INVALID_ARGUMENT: the runtime blames the inputs. CANCELLED: the interrupt stopped it. RESOURCE_EXHAUSTED: no
   // memory under the cap. Anything else is INTERNAL with the runtime's own words.
   virtual Status run(BatchRun& batch) = 0;

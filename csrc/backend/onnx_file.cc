@@ -12,6 +12,9 @@
 #include <protozero/pbf_reader.hpp>
 #include <string_view>
 #include <system_error>
+#include <utility>
+
+#include "backend/descriptor.h"
 
 namespace headrace {
 
@@ -42,7 +45,13 @@ struct Field {
     kAttributeSparses = 23
   };
   enum Sparse : std::uint32_t { kSparseValues = 1, kSparseIndices = 2 };
-  enum Tensor : std::uint32_t { kTensorName = 8, kTensorExternal = 13 };
+  enum Tensor : std::uint32_t {
+    kTensorDims = 1,
+    kTensorElement = 2,
+    kTensorName = 8,
+    kTensorRaw = 9,
+    kTensorExternal = 13
+  };
   enum Entry : std::uint32_t { kEntryKey = 1, kEntryValue = 2 };
   enum Function : std::uint32_t { kFunctionNode = 7, kFunctionAttribute = 11 };
   enum Training : std::uint32_t { kTrainingInitialization = 1, kTrainingAlgorithm = 2 };
@@ -129,9 +138,10 @@ class Scanner {
   }
 
  private:
-  // Calls on_message(field, end) for every length-delimited field up to `end` and skips what the call left unread.
-  template <class OnMessage>
-  void fields(std::uint64_t end, OnMessage on_message) {
+  // Calls on_message(field, end) for every length-delimited field up to `end`, skips what the call left unread, and
+  // calls on_number(field, value) for every number of variable length.
+  template <class OnMessage, class OnNumber>
+  void fields(std::uint64_t end, OnMessage on_message, OnNumber on_number) {
     if (++depth_ > kMaxDepth) throw Malformed{"its messages are nested more than 100 deep"};
     while (stream_.position() < end) {
       const std::uint64_t tag = stream_.varint(end);
@@ -139,7 +149,7 @@ class Scanner {
       std::uint64_t length = 0;
       switch (tag & 7U) {
         case kVarint:
-          stream_.varint(end);
+          on_number(static_cast<std::uint32_t>(tag >> 3), stream_.varint(end));
           continue;
         case kFixed64:
           length = 8;
@@ -160,14 +170,21 @@ class Scanner {
     }
     --depth_;
   }
+  template <class OnMessage>
+  void fields(std::uint64_t end, OnMessage on_message) {
+    fields(end, on_message, [](std::uint32_t, std::uint64_t) {});
+  }
 
   void graph(std::uint64_t end, bool main) {
     fields(end, [&](std::uint32_t field, std::uint64_t field_end) {
       if (field == Field::kGraphNode) {
         node(field_end);
       } else if (field == Field::kGraphInitializer) {
-        const std::string name = tensor(field_end);
-        if (main) file_.initializers.insert(name);
+        StoredTensor stored;
+        const std::string name = tensor(field_end, &stored);
+        if (!main) return;
+        file_.initializers.insert(name);
+        if (stored.size >= kSmallestStored) file_.stored.push_back(std::move(stored));
       } else if (field == Field::kGraphSparse) {
         sparse(field_end);
       } else if (main && field == Field::kGraphInput) {
@@ -207,12 +224,21 @@ class Scanner {
 
   // A tensor with a location counts as external whatever its data_location field says: parsers merge a message that
   // is written in two pieces, and a scan that trusted one piece could be fooled by the other.
-  std::string tensor(std::uint64_t end) {
+  std::string tensor(std::uint64_t end, StoredTensor* stored = nullptr) {
     ExternalData external;
     std::vector<std::string> locations;
-    fields(end, [&](std::uint32_t field, std::uint64_t field_end) {
+    StoredTensor found;
+    const auto on_message = [&](std::uint32_t field, std::uint64_t field_end) {
       const std::uint64_t length = field_end - stream_.position();
       if (field == Field::kTensorName) external.tensor = stream_.bytes(length);
+      if (field == Field::kTensorDims) {  // packed
+        while (stream_.position() < field_end)
+          found.dims.push_back(static_cast<std::int64_t>(stream_.varint(field_end)));
+      }
+      if (field == Field::kTensorRaw) {
+        found.offset = stream_.position();
+        found.size = length;
+      }
       if (field != Field::kTensorExternal) return;
       const std::string entry = stream_.bytes(length);
       std::string key;
@@ -232,10 +258,18 @@ class Scanner {
       if (key == "location") locations.push_back(value);
       if (key == "offset") external.offset = number(value, external.tensor);
       if (key == "length") external.length = number(value, external.tensor);
+    };
+    fields(end, on_message, [&found](std::uint32_t field, std::uint64_t value) {
+      if (field == Field::kTensorDims) found.dims.push_back(static_cast<std::int64_t>(value));
+      if (field == Field::kTensorElement) found.element = static_cast<int>(value & 0x7fffffffU);
     });
     for (const std::string& location : locations) {
       external.location = location;
       file_.external.push_back(external);
+    }
+    if (stored != nullptr && locations.empty()) {
+      found.name = external.tensor;
+      *stored = std::move(found);
     }
     return external.tensor;
   }
@@ -282,20 +316,6 @@ class Scanner {
   int depth_ = 0;
 };
 
-class Descriptor {
- public:
-  explicit Descriptor(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 bool is_below(const std::filesystem::path& path, const std::filesystem::path& folder) {
   auto [rest, _] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
   return rest == folder.end();
@@ -304,7 +324,7 @@ bool is_below(const std::filesystem::path& path, const std::filesystem::path& fo
 }  // namespace
 
 Result<OnnxFile> read_onnx_file(const std::string& path) {
-  const Descriptor file(path);
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) {
     const int error = errno;
     const Code code = error == ENOENT || error == ENOTDIR ? Code::kNotFound : Code::kInvalidArgument;

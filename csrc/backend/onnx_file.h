@@ -12,6 +12,8 @@
 
 namespace headrace {
 
+constexpr std::uint64_t kSmallestStored = 1024;
+
 // One tensor whose bytes lie outside of the model file.
 struct ExternalData {
   std::string tensor;    // its name, "" if it has none
@@ -20,12 +22,22 @@ struct ExternalData {
   std::uint64_t length = 0;  // 0: to the end of the file
 };
 
+// An initializer of the main graph whose bytes lie in the model file, one element after the other.
+struct StoredTensor {
+  std::string name;
+  int element = 0;  // TensorProto.DataType
+  std::vector<std::int64_t> dims;
+  std::uint64_t offset = 0;  // of the bytes in the file
+  std::uint64_t size = 0;
+};
+
 struct OnnxFile {
   std::vector<ExternalData> external;  // initializers, attributes, sparse values and indices; subgraphs, functions too
   std::set<std::string> inputs;        // of the main graph, initializers included
   std::set<std::string> outputs;
   std::set<std::string> initializers;
-  std::set<std::string> unranked;  // inputs and outputs of the main graph that state no shape
+  std::set<std::string> unranked;    // inputs and outputs of the main graph that state no shape
+  std::vector<StoredTensor> stored;  // those of at least kSmallestStored bytes
 };
 
 // NOT_FOUND when there is no such file; INVALID_ARGUMENT (names the path) when it cannot be read or is no ONNX model.

@@ -28,6 +28,7 @@ struct SequenceInfo;
 struct Allocator;
 struct CudaOptions;
 struct TensorRtOptions;
+struct PackedWeights;
 
 enum class Error : int {
   kOk = 0,
@@ -114,11 +115,13 @@ using CreateSessionFromArray = Slot<8, Status*(const Env*, const void*, std::siz
 using Run = Slot<9, Status*(Session*, const RunOptions*, const char* const*, const Value* const*, std::size_t,
                             const char* const*, std::size_t, Value**)>;
 using CreateSessionOptions = Slot<10, Status*(SessionOptions**)>;
+using SetOptimizedModelFilePath = Slot<11, Status*(SessionOptions*, const char*)>;
 using SetSessionExecutionMode = Slot<13, Status*(SessionOptions*, int)>;
 using EnableMemPattern = Slot<16, Status*(SessionOptions*)>;
 using DisableMemPattern = Slot<17, Status*(SessionOptions*)>;
 using EnableCpuMemArena = Slot<18, Status*(SessionOptions*)>;
 using DisableCpuMemArena = Slot<19, Status*(SessionOptions*)>;
+using SetSessionLogSeverityLevel = Slot<22, Status*(SessionOptions*, int)>;
 using SetSessionGraphOptimizationLevel = Slot<23, Status*(SessionOptions*, int)>;
 using SetIntraOpNumThreads = Slot<24, Status*(SessionOptions*, int)>;
 using SetInterOpNumThreads = Slot<25, Status*(SessionOptions*, int)>;
@@ -149,6 +152,7 @@ using GetTensorTypeAndShape = Slot<65, Status*(const Value*, TensorInfo**)>;
 using CreateCpuMemoryInfo = Slot<69, Status*(int, int, MemoryInfo**)>;
 using AllocatorFree = Slot<76, Status*(Allocator*, void*)>;
 using GetAllocatorWithDefaultOptions = Slot<78, Status*(Allocator**)>;
+using CreateValue = Slot<82, Status*(const Value* const*, std::size_t, ValueKind, Value**)>;
 using ReleaseEnv = Slot<92, void(Env*)>;
 using ReleaseStatus = Slot<93, void(Status*)>;
 using ReleaseMemoryInfo = Slot<94, void(MemoryInfo*)>;
@@ -176,7 +180,12 @@ using AddSessionConfigEntry = Slot<130, Status*(SessionOptions*, const char*, co
 using SetCustomCreateThread = Slot<196, Status*(SessionOptions*, void* (*)(void*, void (*)(void*), void*))>;
 using SetCustomThreadOptions = Slot<197, Status*(SessionOptions*, void*)>;
 using SetCustomJoinThread = Slot<198, Status*(SessionOptions*, void (*)(void*))>;
+using AddInitializer = Slot<150, Status*(SessionOptions*, const char*, const Value*)>;
 using ModelMetadataGetGraphDescription = Slot<158, Status*(const ModelMetadata*, Allocator*, char**)>;
+using CreatePackedWeights = Slot<166, Status*(PackedWeights**)>;
+using ReleasePackedWeights = Slot<167, void(PackedWeights*)>;
+using CreateSessionWithPackedWeights =
+    Slot<168, Status*(const Env*, const char*, const SessionOptions*, PackedWeights*, Session**)>;
 using AppendTensorRtProvider = Slot<170, Status*(SessionOptions*, const TensorRtOptions*)>;
 using CreateTensorRtProviderOptions = Slot<171, Status*(TensorRtOptions**)>;
 using UpdateTensorRtProviderOptions =

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <map>
-#include <memory>
 
 namespace headrace::ort {
 
@@ -48,6 +47,7 @@ Library::Library(Api api) : api_(api), env_(api), cpu_memory_(api) {}
     failure = take(api_, api_.call<CreateCpuMemoryInfo>(kArenaAllocator, kDefaultMemory, cpu_memory_.out()));
   if (!failure) failure = take(api_, api_.call<GetAllocatorWithDefaultOptions>(&allocator_));
   if (failure) return internal_error("ONNX Runtime does not start: " + failure.message);
+  weights_ = std::make_unique<SharedWeights>(api_, cpu_memory());
   return {};
 }
 

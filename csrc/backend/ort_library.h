@@ -2,12 +2,14 @@
 // of those who opened it, never to stderr.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "backend/backend.h"
 #include "backend/ort_abi.h"
+#include "backend/ort_shared_weights.h"
 #include "base/error.h"
 #include "base/sync.h"
 
@@ -66,6 +68,7 @@ class Library {
   const MemoryInfo* cpu_memory() const { return cpu_memory_.get(); }
   Allocator* allocator() const { return allocator_; }  // the runtime's own: it frees what it gave out
   const std::string& version() const { return version_; }
+  SharedWeights& weights() const { return *weights_; }
 
   // Every receiver gets every line from now on, until it is removed. remove_receiver returns after any call of it.
   void add_receiver(const LogReceiver* receiver) HEADRACE_EXCLUDES(mutex_);
@@ -82,6 +85,7 @@ class Library {
   Owned<Env, ReleaseEnv> env_;
   Owned<MemoryInfo, ReleaseMemoryInfo> cpu_memory_;
   Allocator* allocator_ = nullptr;  // belongs to the runtime
+  std::unique_ptr<SharedWeights> weights_;
   Mutex mutex_;
   std::vector<const LogReceiver*> receivers_ HEADRACE_GUARDED_BY(mutex_);
 };

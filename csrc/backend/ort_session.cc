@@ -96,9 +96,10 @@ struct Stop {
 class OrtSession final : public Session {
  public:
   OrtSession(const ort::Library& library, ort::SessionHandle session, Signature signature, const OnnxFile& file,
-             Placement placement)
+             Placement placement, std::unique_ptr<ort::SharedWeights::Loan> loan)
       : library_(library),
         api_(library.api()),
+        loan_(std::move(loan)),
         session_(std::move(session)),
         signature_(std::move(signature)),
         placement_(std::move(placement)) {
@@ -109,6 +110,9 @@ class OrtSession final : public Session {
 
   const Signature& signature() const override { return signature_; }
   Placement placement() const override { return placement_; }
+  std::vector<SharedMemory> shared_memory() const override {
+    return loan_ == nullptr ? std::vector<SharedMemory>() : loan_->memory();
+  }
 
   Status run(BatchRun& batch) override {
     HEADRACE_CHECK(batch.inputs.size() == signature_.inputs.size());
@@ -404,6 +408,7 @@ class OrtSession final : public Session {
 
   const ort::Library& library_;
   const Api api_;
+  const std::unique_ptr<ort::SharedWeights::Loan> loan_;  // outlives the session; null: nothing is shared
   const ort::SessionHandle session_;
   const Signature signature_;
   const Placement placement_;
@@ -414,8 +419,10 @@ class OrtSession final : public Session {
 }  // namespace
 
 std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
-                                          const OnnxFile& file, Placement placement) {
-  return std::make_unique<OrtSession>(library, std::move(session), std::move(signature), file, std::move(placement));
+                                          const OnnxFile& file, Placement placement,
+                                          std::unique_ptr<ort::SharedWeights::Loan> loan) {
+  return std::make_unique<OrtSession>(library, std::move(session), std::move(signature), file, std::move(placement),
+                                      std::move(loan));
 }
 
 }  // namespace headrace

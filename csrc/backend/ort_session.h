@@ -15,6 +15,7 @@ using SessionHandle = Owned<Session, ReleaseSession>;
 }  // namespace ort
 
 std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
-                                          const OnnxFile& file, Placement placement);
+                                          const OnnxFile& file, Placement placement,
+                                          std::unique_ptr<ort::SharedWeights::Loan> loan = nullptr);
 
 }  // namespace headrace

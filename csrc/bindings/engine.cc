@@ -71,6 +71,7 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   s.memory_arena = optional(session, "memory_arena", s.memory_arena);
   s.memory_pattern = optional(session, "memory_pattern", s.memory_pattern);
   s.config_entries = optional(session, "config_entries", s.config_entries);
+  s.share_weights = optional(session, "share_weights", false);
   s.strict_providers = optional(session, "strict_providers", false);
   for (const py::handle row : optional(session, "providers", py::list())) {
     const auto provider = py::cast<py::dict>(row);

@@ -193,7 +193,9 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   model->backend = spec.backend;
   Result<std::uint64_t> weights = (*opened)->weight_bytes(spec.model_file, spec.model_dir);
   if (!weights) return weights.status();
-  Status status = loader_->first_load(*model, *weights, [&] { return make(spec, *opened, *model); });
+  const LoadNeed need{static_cast<std::size_t>(*weights), spec.session.share_weights,
+                      !thread_planner_.before(spec, **opened).final};
+  Status status = loader_->first_load(*model, need, [&] { return make(spec, *opened, *model); });
   if (!status.ok()) return status;
   MutexLock lock(mutex_);
   models_.push_back(model);

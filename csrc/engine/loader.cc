@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "memory/process_memory.h"
@@ -13,11 +14,15 @@ namespace {
 constexpr int kNice = 10;  // of 0 .. 19: about a tenth of the share of a thread that serves
 constexpr std::size_t kSmallest = std::size_t{256} << 10;  // of a session, whatever the measurement says
 
-// Before anything is known: initializers are copied out of the file, some are kept in a second order; while it loads
-// there is the parsed file too (172 to 273 MB were measured for one of 100 MB).
-ModelMemory expected(std::size_t weights) {
-  const std::size_t footprint = weights + weights / 4 + kSmallest;
-  return {footprint, footprint + weights + weights / 2};
+// Beside the session while it loads: the parsed file, and what the optimizer makes of it (146 to 339 MB in all were
+// measured for 100 MB); where weights are to be shared, the optimized file too (303 to 535 MB).
+std::size_t at_once(std::size_t weights, bool share) { return share ? 4 * weights : weights + weights / 2; }
+
+// Before anything is known: initializers are copied out of the file, some are kept in a second order.
+ModelMemory expected(const LoadNeed& need) {
+  const std::size_t footprint = need.weights + need.weights / 4 + kSmallest;
+  const std::size_t beside = need.tries_threads && !need.share_weights ? footprint : 0;
+  return {footprint, footprint + beside + at_once(need.weights, need.share_weights)};
 }
 
 std::string mebibytes(std::size_t bytes) { return std::to_string((bytes + (1 << 20) - 1) >> 20) + " MiB"; }
@@ -35,7 +40,7 @@ std::size_t held(const Pool& pool) {
 struct Loader::Residence {
   Model* model = nullptr;
   Residency::Item* item = nullptr;
-  std::size_t weights = 0;
+  LoadNeed need;
   const std::function<Status()>* first = nullptr;  // until it is done
   Status status;
   bool measured = false;
@@ -73,19 +78,19 @@ void Loader::close() {
 
 std::uint64_t Loader::uses(void* residence) { return static_cast<Residence*>(residence)->model->counters.requests(); }
 
-Status Loader::first_load(Model& model, std::size_t weights, const std::function<Status()>& work) {
+Status Loader::first_load(Model& model, const LoadNeed& need, const std::function<Status()>& work) {
   MutexLock lock(mutex_);
-  if (weights > residency_.budget()) {
-    return {Code::kResourceExhausted, "model '" + model.name + "' has " + mebibytes(weights) +
+  if (need.weights > residency_.budget()) {
+    return {Code::kResourceExhausted, "model '" + model.name + "' has " + mebibytes(need.weights) +
                                           " of weights; all models together may have " +
                                           mebibytes(residency_.budget()) + " (--model-memory-budget)"};
   }
   auto made = std::make_unique<Residence>();
   Residence& residence = *made;
   residence.model = &model;
-  residence.weights = weights;
+  residence.need = need;
   residence.first = &work;
-  residence.item = residency_.add(&residence, expected(weights));
+  residence.item = residency_.add(&residence, expected(need));
   residences_.emplace(&model, std::move(made));
   HEADRACE_CHECK(residency_.ask(residence.item, clock_.now()).ok());
   call_turn();
@@ -174,10 +179,12 @@ void Loader::load(Residence& residence) {
     status = session.status();
   }
   const Nanos took = clock_.now() - started;
-  if (!status.ok()) {
-    model.session.reset();
-    release_heap();
-  }
+  if (!status.ok()) model.session.reset();
+  release_heap();  // what the load needed for a while
+  std::vector<SharedMemory> shared;
+  if (status.ok()) shared = model.session->shared_memory();
+  std::size_t shared_bytes = 0;
+  for (const SharedMemory& memory : shared) shared_bytes += memory.bytes;
   const std::size_t after = held(pool_);
   const std::size_t peak_after = resident_bytes_peak();
   // Before it may be evicted: that parks it again.
@@ -188,17 +195,26 @@ void Loader::load(Residence& residence) {
     ModelMemory memory = residence.item->memory;
     if (measured_ && alone && changes_begun_ == begun) {
       // Memory of the heap that was free before shows in no later measurement, so the largest one is believed.
-      const std::size_t more = std::max(after > before ? after - before : 0, kSmallest);
+      const std::size_t fresh = shared_bytes - residency_.shared_already(shared);
+      const std::size_t more = std::max(after > before + fresh ? after - before - fresh : 0, kSmallest);
       memory.footprint = residence.measured ? std::max(memory.footprint, more) : more;
-      memory.peak = memory.footprint + residence.weights + residence.weights / 2;
-      if (peak_after > peak_before && peak_after > before) memory.peak = peak_after - before;
+      memory.peak = memory.footprint + shared_bytes + at_once(residence.need.weights, !shared.empty());
+      // A trial of threads is not repeated.
+      const bool again = !first || !residence.need.tries_threads;
+      if (again && peak_after > peak_before && peak_after > before) memory.peak = peak_after - before;
       residence.measured = true;
+    } else if (!residence.measured) {
+      LoadNeed own = residence.need;
+      own.weights -= std::min(own.weights, shared_bytes);
+      memory.footprint = expected(own).footprint;
     }
+    memory.peak = std::max(memory.peak, memory.footprint + shared_bytes);
+    memory.shared = std::move(shared);
     ++loads_;
     ++residence.stats.loads;
     residence.stats.load_time = took;
     residence.stats.load_time_sum += took;
-    residency_.loaded(residence.item, memory, took, uses(&residence));
+    residency_.loaded(residence.item, std::move(memory), took, uses(&residence));
     by_entry_[model.entry] = &residence;
   } else {
     ++failures_;
@@ -285,7 +301,7 @@ ResidencyStats Loader::stats(const Model& model) const {
   ResidencyStats stats = found->second->stats;
   const Residency::Item& item = *found->second->item;
   stats.asleep = item.state != Residency::State::kResident && item.state != Residency::State::kEvicting;
-  stats.footprint = item.memory.footprint;
+  stats.footprint = residency_.part(&item);
   stats.peak = item.memory.peak;
   return stats;
 }

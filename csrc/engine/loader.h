@@ -47,6 +47,13 @@ struct ResidencyStats {  // of one version
   Nanos load_time_sum = 0;  // of all
 };
 
+// What a first load is expected to need memory for.
+struct LoadNeed {
+  std::size_t weights = 0;     // bytes of the model's files
+  bool share_weights = false;  // with other sessions
+  bool tries_threads = false;  // two sessions for a while
+};
+
 class Loader final : public ParkingListener {
  public:
   // `measured` false: sessions are taken to need what their files let expect.
@@ -57,8 +64,8 @@ class Loader final : public ParkingListener {
   void attach(Scheduler& scheduler) { scheduler_ = &scheduler; }
 
   // Runs `work` (which makes the model's session and entry, and whatever is to be tried on them) when there is room for
-  // it; returns its status. `weights`: bytes of the model's files.
-  Status first_load(Model& model, std::size_t weights, const std::function<Status()>& work);
+  // it; returns its status.
+  Status first_load(Model& model, const LoadNeed& need, const std::function<Status()>& work);
   // The model's entry is closed: frees the session, waiting for a load of it to end. Idempotent.
   void retire(Model& model);
   // Loads that wait are refused, and none is begun.

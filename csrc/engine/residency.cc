@@ -15,13 +15,14 @@ Residency::Item* Residency::add(void* owner, ModelMemory expected) {
   items_.push_back(std::make_unique<Item>());
   Item* item = items_.back().get();
   item->owner = owner;
-  item->memory = {expected.footprint, std::max(expected.footprint, expected.peak)};
+  item->memory.footprint = expected.footprint;
+  item->memory.peak = std::max(expected.footprint, expected.peak);
   return item;
 }
 
 void Residency::remove(Item* item) {
   HEADRACE_CHECK(item->state != State::kLoading);
-  if (item->state == State::kResident) bytes_ -= item->memory.footprint;
+  if (item->state == State::kResident) let_go(item->memory);
   if (item->state == State::kEvicting) evicted(item);
   withdraw(item);
   const auto found =
@@ -65,14 +66,9 @@ Residency::Decision Residency::next(const Uses& uses) {
   if (needed <= room + leaving_) return {};  // it is on its way
   Item* victim = least_worth(uses);
   if (victim == nullptr) return {};
-  std::size_t could = room + leaving_;
-  for (const auto& item : items_) {
-    if (item->state == State::kResident && !item->in_use) could += item->memory.footprint;
-  }
   // What loads or is in use may leave later; until then what is loaded had better stay.
-  if (could < needed && bytes_ <= budget_) return {};
-  victim->state = State::kEvicting;
-  leaving_ += victim->memory.footprint;
+  if (room + leaving_ + could_go() < needed && bytes_ <= budget_) return {};
+  begin_to_leave(victim);
   return {Decision::kEvict, victim};
 }
 
@@ -80,9 +76,8 @@ Residency::Decision Residency::next(const Uses& uses) {
 Residency::Decision Residency::make_up(const Uses& uses) {
   if (bytes_ - leaving_ <= budget_) return {};
   Item* victim = least_worth(uses);
-  if (victim == nullptr || victim->memory.footprint == bytes_ - leaving_) return {};  // it alone is more: it stays
-  victim->state = State::kEvicting;
-  leaving_ += victim->memory.footprint;
+  if (victim == nullptr || alone(*victim) == bytes_ - leaving_) return {};  // it alone is more: it stays
+  begin_to_leave(victim);
   return {Decision::kEvict, victim};
 }
 
@@ -94,7 +89,7 @@ Residency::Item* Residency::least_worth(const Uses& uses) {
       // L has not moved since the last look, so this is what its uses since then would have made of it.
       item->uses_seen = now;
       const auto times = static_cast<double>(std::max<std::uint64_t>(now - item->uses_at_load, 1));
-      const auto size = static_cast<double>(std::max<std::size_t>(item->memory.footprint, 1));
+      const auto size = static_cast<double>(std::max<std::size_t>(part(item.get()), 1));
       item->worth = floor_ + times * static_cast<double>(std::max<Nanos>(item->reload_time, 1)) / size;
     }
     if (least == nullptr || item->worth < least->worth) least = item.get();
@@ -107,12 +102,77 @@ void Residency::charge(std::size_t bytes) {
   bytes_peak_ = std::max(bytes_peak_, bytes_);
 }
 
+std::size_t Residency::shared_already(const std::vector<SharedMemory>& shared) const {
+  std::size_t bytes = 0;
+  for (const SharedMemory& memory : shared) bytes += holders_.contains(memory.id) ? memory.bytes : 0;
+  return bytes;
+}
+
+std::size_t Residency::part(const Item* item) const {
+  std::size_t bytes = item->memory.footprint;
+  for (const SharedMemory& memory : item->memory.shared) {
+    const auto found = holders_.find(memory.id);
+    bytes += found == holders_.end() ? memory.bytes : memory.bytes / found->second;
+  }
+  return bytes;
+}
+
+// What goes with it.
+std::size_t Residency::alone(const Item& item) const {
+  std::size_t bytes = item.memory.footprint;
+  for (const SharedMemory& memory : item.memory.shared) {
+    if (holders_.at(memory.id) == 1) bytes += memory.bytes;
+  }
+  return bytes;
+}
+
+// What would go with all that is not in use, besides what is going.
+std::size_t Residency::could_go() const {
+  std::size_t bytes = 0;
+  std::size_t counted = 0;  // of what is shared, in leaving_
+  std::unordered_map<std::uint64_t, std::size_t> going;
+  for (const auto& item : items_) {
+    const bool leaves = item->state == State::kEvicting;
+    if (!leaves && (item->state != State::kResident || item->in_use)) continue;
+    (leaves ? counted : bytes) += leaves ? item->leaving - item->memory.footprint : item->memory.footprint;
+    for (const SharedMemory& memory : item->memory.shared) {
+      if (++going[memory.id] == holders_.at(memory.id)) bytes += memory.bytes;
+    }
+  }
+  return bytes - std::min(bytes, counted);
+}
+
+void Residency::hold(const ModelMemory& memory) {
+  std::size_t bytes = memory.footprint;
+  for (const SharedMemory& shared : memory.shared) {
+    if (holders_[shared.id]++ == 0) bytes += shared.bytes;
+  }
+  charge(bytes);
+}
+
+void Residency::let_go(const ModelMemory& memory) {
+  bytes_ -= memory.footprint;
+  for (const SharedMemory& shared : memory.shared) {
+    const auto found = holders_.find(shared.id);
+    if (--found->second != 0) continue;
+    bytes_ -= shared.bytes;
+    holders_.erase(found);
+  }
+}
+
+void Residency::begin_to_leave(Item* item) {
+  item->state = State::kEvicting;
+  item->leaving = alone(*item);
+  leaving_ += item->leaving;
+}
+
 void Residency::loaded(Item* item, ModelMemory memory, Nanos took, std::uint64_t uses) {
   HEADRACE_CHECK(item->state == State::kLoading);
   --loading_;
   bytes_ -= item->memory.peak;
-  item->memory = {memory.footprint, std::max(memory.footprint, memory.peak)};
-  charge(item->memory.footprint);
+  item->memory = std::move(memory);
+  item->memory.peak = std::max(item->memory.footprint, item->memory.peak);
+  hold(item->memory);
   item->state = State::kResident;
   item->reload_time = took;
   item->failures = 0;
@@ -138,8 +198,8 @@ void Residency::failed(Item* item, const std::string& words, Nanos now) {
 
 void Residency::evicted(Item* item) {
   HEADRACE_CHECK(item->state == State::kEvicting);
-  bytes_ -= item->memory.footprint;
-  leaving_ -= item->memory.footprint;
+  let_go(item->memory);
+  leaving_ -= item->leaving;
   floor_ = std::max(floor_, item->worth);
   item->state = State::kAsleep;
   if (std::exchange(item->asked, false)) {
@@ -150,7 +210,7 @@ void Residency::evicted(Item* item) {
 
 void Residency::keep(Item* item) {
   HEADRACE_CHECK(item->state == State::kEvicting);
-  leaving_ -= item->memory.footprint;
+  leaving_ -= item->leaving;
   item->state = State::kResident;
   item->in_use = true;
 }
@@ -162,9 +222,7 @@ void Residency::became_idle() {
 void Residency::retire(Item* item) {
   HEADRACE_CHECK(item->state != State::kLoading && item->state != State::kEvicting);
   withdraw(item);
-  if (item->state != State::kResident) return;
-  item->state = State::kEvicting;
-  leaving_ += item->memory.footprint;
+  if (item->state == State::kResident) begin_to_leave(item);
 }
 
 std::size_t Residency::resident() const {

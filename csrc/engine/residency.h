@@ -12,7 +12,9 @@
 //     Policy", HP Labs 1998, after Cao and Irani's GreedyDual-Size, 1997). Worth = L + uses * reload time / size, where
 //     L is the worth of what was evicted last, so that what is not used ages. Nothing is evicted where that would not
 //     make room.
-//  4. A load that failed is not tried again for a while that doubles, from 0.1 s to 30 s.
+//  4. Memory that several share counts once, from the first that is loaded to the last that goes: evicting one of them
+//     makes room for what it does not share.
+//  5. A load that failed is not tried again for a while that doubles, from 0.1 s to 30 s.
 #pragma once
 
 #include <cstddef>
@@ -21,16 +23,19 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "backend/backend.h"
 #include "base/clock.h"
 #include "base/error.h"
 
 namespace headrace {
 
 struct ModelMemory {
-  std::size_t footprint = 0;  // bytes while it is loaded
-  std::size_t peak = 0;       // bytes while it loads, at least the footprint
+  std::size_t footprint = 0;  // bytes while it is loaded, without what it shares
+  std::size_t peak = 0;       // bytes while it loads, at least the footprint and what it shares
+  std::vector<SharedMemory> shared{};
 };
 
 class Residency {
@@ -53,7 +58,8 @@ class Residency {
     bool asked = false;   // for again, while it was being evicted
     int failures = 0;     // in a row
     Nanos retry_at = 0;
-    std::string words;  // of the last failure
+    std::string words;        // of the last failure
+    std::size_t leaving = 0;  // bytes that its eviction was expected to free when it began
   };
 
   struct Decision {
@@ -64,6 +70,11 @@ class Residency {
   using Uses = std::function<std::uint64_t(void* owner)>;  // requests so far
 
   Residency(std::size_t budget, int loads_at_once);
+
+  // Of what is shared, the bytes that are in memory already.
+  std::size_t shared_already(const std::vector<SharedMemory>& shared) const;
+  // Its footprint, and its part of what it shares.
+  std::size_t part(const Item* item) const;
 
   // Asleep, and expected to need so much.
   Item* add(void* owner, ModelMemory expected);
@@ -90,7 +101,7 @@ class Residency {
   void retire(Item* item);
 
   std::size_t budget() const { return budget_; }
-  std::size_t bytes() const { return bytes_; }  // footprints, and peaks of what loads
+  std::size_t bytes() const { return bytes_; }  // footprints, what they share, and peaks of what loads
   std::size_t bytes_peak() const { return bytes_peak_; }
   std::size_t waiting() const { return line_.size(); }
   int loading() const { return loading_; }
@@ -102,6 +113,11 @@ class Residency {
   Decision make_up(const Uses& uses);
   Item* least_worth(const Uses& uses);
   void charge(std::size_t bytes);
+  std::size_t alone(const Item& item) const;
+  std::size_t could_go() const;
+  void hold(const ModelMemory& memory);
+  void let_go(const ModelMemory& memory);
+  void begin_to_leave(Item* item);
 
   const std::size_t budget_;
   const int loads_at_once_;
@@ -109,7 +125,8 @@ class Residency {
   std::deque<Item*> line_;
   std::size_t bytes_ = 0;
   std::size_t bytes_peak_ = 0;
-  std::size_t leaving_ = 0;  // footprints of what is being evicted
+  std::size_t leaving_ = 0;                                 // bytes that go with what is being evicted
+  std::unordered_map<std::uint64_t, std::size_t> holders_;  // of what is shared, by its id: loaded versions
   int loading_ = 0;
   double floor_ = 0;  // L
 };

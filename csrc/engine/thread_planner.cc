@@ -25,6 +25,7 @@ std::string key_of(const ModelSpec& spec) {
   add(spec.session.graph_optimization_level);
   add(spec.session.memory_arena ? 1 : 0);
   add(spec.session.memory_pattern ? 1 : 0);
+  add(spec.session.share_weights ? 1 : 0);
   add(spec.batching_decided ? 1 : 0);
   add(spec.batching.dynamic_batching ? 1 : 0);
   add(spec.batching.max_batch_size);

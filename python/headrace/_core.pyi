@@ -56,6 +56,7 @@ class SessionOptions(TypedDict, total=False):
     providers: list[ProviderOptions]  # best first; the CPU is always the last
     strict_providers: bool
     stated: StatedTensors  # of a TensorRT plan
+    share_weights: bool  # with other sessions that have equal ones
 
 class WarmupInput(TypedDict, total=False):
     name: str

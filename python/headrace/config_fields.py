@@ -166,6 +166,11 @@ PARAMETERS: dict[str, Row] = {
     "inter_op_thread_count": Row(_A, "the same, for parts of the graph side by side"),
     "execution_mode": Row(_A, "1: parts of the graph run side by side"),
     "strict_device": Row(_A, "1: a model that cannot run where it is asked to is not served"),
+    "share_weights": Row(
+        _A,
+        "1: weights that other versions have too are in memory once; a load takes two to three times as long; "
+        "not given: where version_policy serves more than one version",
+    ),
     "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),
     "enable_mem_pattern": Row(_A, "0: no plan of memory is made"),
     "weight": Row(_A, "of the lane time that models without targets share: 0.01 to 100; 1 where none is given"),

@@ -214,6 +214,16 @@ def _check_tensors(reader: _Reader, message: Any) -> None:
                 raise reader.wrong(f"{where} has dims {list(tensor.dims)}: each is a size over 0, or -1 for any")
 
 
+def _several(message: Any) -> bool:
+    """Whether the version policy may serve more than one version at a time."""
+    policy = message.version_policy
+    return bool(
+        policy.WhichOneof("policy_choice") == "all"
+        or policy.latest.num_versions > 1
+        or len(set(policy.specific.versions)) > 1
+    )
+
+
 def _session(reader: _Reader, message: Any, backend: str) -> "SessionOptions":
     config = reader.config
     values = {key: value.string_value for key, value in message.parameters.items()}
@@ -254,6 +264,7 @@ def _session(reader: _Reader, message: Any, backend: str) -> "SessionOptions":
         "providers": [
             {"name": provider.name, "options": provider.options, "asked_for": provider.asked_for} for provider in chain
         ],
+        "share_weights": number("share_weights", 0, 1) == 1 if "share_weights" in values else _several(message),
         "strict_providers": config.strict_device or number("strict_device", 0, 1) == 1,
     }
     if backend == plans.BACKEND:

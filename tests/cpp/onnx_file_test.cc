@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "model_fixture.h"
 
@@ -74,6 +75,28 @@ TEST_F(OnnxFileTest, ListsInputsOutputsAndInitializers) {
 TEST_F(OnnxFileTest, TellsAScalarFromNoShape) {
   EXPECT_TRUE(read("scalar").unranked.empty());
   EXPECT_EQ(read("unranked").unranked, (std::set<std::string>{"x", "y"}));
+}
+
+TEST_F(OnnxFileTest, SaysWhereWeightsLie) {
+  const OnnxFile file = read("weights_mixed");
+  std::map<std::string, StoredTensor> stored;
+  for (const StoredTensor& tensor : file.stored) stored[tensor.name] = tensor;
+  ASSERT_EQ(stored.size(), 3U) << "strings and numbers that are no bytes are not among them";
+  const StoredTensor& table = stored.at("table");
+  EXPECT_EQ(table.element, 1);
+  EXPECT_EQ(table.dims, (std::vector<std::int64_t>{4096, 64}));
+  EXPECT_EQ(table.size, 4096U * 64 * 4);
+  EXPECT_EQ(stored.at("outer").dims, (std::vector<std::int64_t>{64, 64}));
+  EXPECT_EQ(stored.at("scale").size, 512U * 4);
+  // Before the bytes stand the field's number and their length.
+  std::ifstream bytes(model_file("weights_mixed"), std::ios::binary);
+  const std::string before = field(9, std::string(table.size, 'x')).substr(0, 5);
+  std::string found(5, ' ');
+  bytes.seekg(static_cast<std::streamoff>(table.offset) - 4);
+  bytes.read(found.data(), 4);
+  EXPECT_EQ(found.substr(0, 4), before.substr(0, 4));
+  EXPECT_TRUE(read("mlp").stored.size() > 2);
+  EXPECT_TRUE(read("add_sub").stored.empty());
 }
 
 TEST_F(OnnxFileTest, FindsExternalDataWhereverItIs) {

@@ -16,6 +16,7 @@ import onnx
 from building import FLOAT, OPSETS, constant, model, value, write
 from external_models import make_external
 from onnx import ModelProto, TensorProto, helper
+from weight_models import make_weighty
 
 # The protocol's word for each element type, and ONNX's.
 # fmt: off
@@ -396,6 +397,7 @@ def make_models(root: Path) -> None:
         write(root / f"twice_{name}.onnx", twice(dtype, ["batch", 3]))
         write(root / f"twice_{name}_fixed.onnx", twice(dtype, [2, 3]))
     make_external(root)
+    make_weighty(root)
     copy_magika(root)
     (root / "corrupt.onnx").write_bytes(b"\x3a\x7fThis is no model.")
     (root / "no_graph.onnx").write_bytes(b"")

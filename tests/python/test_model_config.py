@@ -210,6 +210,7 @@ def test_parameters_become_session_options() -> None:
         "graph_optimization_level": 99,
         "memory_arena": False,
         "memory_pattern": False,
+        "share_weights": False,
         "config_entries": {"session.intra_op.allow_spinning": "1"},
         "providers": [{"name": "cuda", "options": {"device_id": "0"}, "asked_for": False}],
         "strict_providers": False,
