@@ -25,7 +25,7 @@ def chain(nodes_of: tuple[str, list[list[int]], list[Any]], target: Path, ends: 
         numpy_helper.from_array((random.standard_normal(shape) / np.prod(shape[1:]) ** 0.5).astype(np.float32), f"w{i}")
         for i, shape in enumerate(shapes)
     ]
-    more = {"pads": [1, 1, 1, 1]} if kind == "Conv" else {}
+    more: dict[str, Any] = {"pads": [1, 1, 1, 1]} if kind == "Conv" else {}
     names = ["x", *(f"h{i}" for i in range(len(shapes)))]
     nodes = [
         helper.make_node(kind, [ins, weight.name], [outs], **more)

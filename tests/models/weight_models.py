@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from building import FLOAT, constant, model, value, write
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 
 def _squares(count: int, width: int) -> list[TensorProto]:
@@ -44,7 +44,7 @@ def mixed() -> ModelProto:
     table = constant("table", random.normal(0, 1, (4096, 64)))
     outer = constant("outer", random.normal(0, 0.1, (64, 64)))
     scale = constant("scale", random.normal(0, 1, (512,)))
-    words = helper.make_tensor("words", TensorProto.STRING, [2], [b"left" * 300, b"right" * 300])
+    words = numpy_helper.from_array(np.array(["left" * 300, "right" * 300], dtype=object), "words")
     typed = helper.make_tensor("typed", FLOAT, [512], random.normal(0, 1, 512).tolist())  # no raw bytes
     yes = helper.make_graph(
         [helper.make_node("MatMul", ["row", "outer"], ["yes"])], "yes", [], [value("yes", ["batch", 64])]

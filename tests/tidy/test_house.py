@@ -35,6 +35,7 @@ NATIVE_SUITES = {
     "ort_types",
     "pool_waste",
     "queue_order",
+    "residency_simulation",
     "scheduler_ends",
     "scheduler_parking",
 }
