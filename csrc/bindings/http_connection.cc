@@ -87,7 +87,16 @@ py::tuple take_pieces(HttpHandle& self, std::uint32_t exchange, std::size_t most
   std::vector<AnswerPiece> pieces;
   Status status;
   const bool end = connection->take_pieces(exchange, most, pieces, status);
+  std::string small;  // many are: one object for all that follow each other
+  const auto add_small = [&] {
+    if (!small.empty()) chunks.append(py::bytes(std::exchange(small, {})));
+  };
   for (AnswerPiece& piece : pieces) {
+    if (piece.message.views.empty() && piece.message.own.size() <= wire::kViewBytes) {
+      small += piece.message.own;
+      continue;
+    }
+    add_small();
     HttpAnswer answer;
     answer.body = std::move(piece.message);
     answer.room = std::move(piece.room);
@@ -98,6 +107,7 @@ py::tuple take_pieces(HttpHandle& self, std::uint32_t exchange, std::size_t most
       chunks.append(said);
     }
   }
+  add_small();
   if (!end) return py::make_tuple(chunks, py::none());
   return py::make_tuple(chunks, py::make_tuple(static_cast<int>(status.code()), status.message()));
 }

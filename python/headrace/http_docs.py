@@ -181,6 +181,8 @@ def _model_paths(model: ModelDescription, version: str) -> dict[str, Any]:
     request = {"schema": {"$ref": "#/components/schemas/InferRequest"}, "example": example(model)}
     flat = {"schema": {"type": "object"}}
     infer = _post("Infer", tag, request, "InferResponse")
+    stream = _post("The same, each answer as an event", tag, flat)
+    stream["post"]["responses"]["200"]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     trace = _get("Settings of its tracing", tag) | _post("Change them", tag, flat)
     predict = f"/v1{base.removeprefix('/v2')}"
     return {
@@ -191,7 +193,7 @@ def _model_paths(model: ModelDescription, version: str) -> dict[str, Any]:
         f"{base}/scheduler": _get("What its scheduler has learnt, and why its last batches were closed", tag),
         f"{base}/infer": infer,
         f"{base}/generate": _post("Infer, with a flat object in and out", tag, flat),
-        f"{base}/generate_stream": _post("The same, each answer as an event", tag, flat),
+        f"{base}/generate_stream": stream,
         predict: _get("Its state, as TensorFlow Serving says it", tag),
         f"{predict}:predict": _post("Infer, in TensorFlow Serving's form", tag, flat),
         **({} if version else {f"{base}/trace/setting": trace}),
