@@ -3,6 +3,8 @@
     python benchmarks/serving/memory.py busy     p99 of a small model while a 100 MB model loads and unloads in a loop
     python benchmarks/serving/memory.py cycles   resident set over 1,000 cycles of load, inference and unload
     python benchmarks/serving/memory.py zipf     300 models in a budget that holds 30, Zipf traffic
+    python benchmarks/serving/memory.py versions three models with equal weights: shared, and not
+    python benchmarks/serving/memory.py idle     resident set after a burst of large requests, second by second
 
 Models are made here, with seeded weights. `--report FILE` appends what is printed.
 """
@@ -229,10 +231,138 @@ def zipf(folder: Path, requests: int, models: int, holds: int) -> list[str]:
     ]
 
 
+def weighty(folder: Path, kind: str, name: str, ends: str, share: bool) -> list[int]:
+    """100 MB of matrix products or convolutions with equal weights whatever its name and its last node. The shape that
+    it takes."""
+    dense = kind == "MatMul"
+    rng = np.random.default_rng(9)
+    shapes = [(1280, 1280)] * 16 if dense else [(512, 512, 3, 3)] * 11
+    dims: list[Any] = ["batch", 1280] if dense else ["batch", 512, 8, 8]
+    more: dict[str, Any] = {} if dense else {"pads": [1, 1, 1, 1]}
+    nodes, weights, last = [], [], "x"
+    for i, shape in enumerate(shapes):
+        scale = float(np.prod(shape[1:])) ** -0.5
+        weights.append(numpy_helper.from_array((rng.standard_normal(shape) * scale).astype(np.float32), f"w{i}"))
+        nodes.append(helper.make_node(kind, [last, f"w{i}"], [f"h{i}"], **more))
+        last = f"h{i}"
+    nodes.append(helper.make_node(ends, [last], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
+        weights,
+    )
+    target = folder / name / "1"
+    target.mkdir(parents=True)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), target / "model.onnx"
+    )
+    (folder / name / "config.pbtxt").write_text(
+        f'parameters {{ key: "share_weights" value {{ string_value: "{int(share)}" }} }}\n'
+        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
+    )
+    return [1, *dims[1:]]
+
+
+def high_water(server: ServerProcess, reset: bool = False) -> float:
+    """MiB: the most that was resident since the last reset."""
+    process = Path(f"/proc/{server.process.pid}")
+    if reset:
+        (process / "clear_refs").write_text("5")
+    line = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def versions(folder: Path) -> list[str]:
+    """Models of equal weights, one after the other; the second and third end in another node."""
+    lines = [
+        "| 100 MB of | weights | model | load, s | resident set, MiB more | most while it loaded, MiB more | "
+        "a request, ms: median | answers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, what in (("MatMul", "products"), ("Conv", "convolutions")):
+        answers = dict[str, Any]()
+        for share in (False, True):
+            models = folder / f"{what}-{share}"
+            chain(models, "small", 64, 2, 1)
+            names = {"one": "Neg", "two": "Identity", "three": "Abs"}
+            shapes = [weighty(models, kind, name, ends, share) for name, ends in names.items()]
+            shape = shapes[0]
+            x = triton.InferInput("x", shape, "FP32")
+            x.set_data_from_numpy(np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape))
+            flags = ("--model-control-mode", "explicit", "--load-model", "small")
+            with ServerProcess(models, *flags) as server, triton.InferenceServerClient(server.grpc) as client:
+                ask(client, "small", 64)
+                before = resident(server)
+                for name in names:
+                    high_water(server, reset=True)
+                    started = time.monotonic()
+                    client.load_model(name)
+                    took = time.monotonic() - started
+                    most = high_water(server) - before
+                    times = list[float]()
+                    for _ in range(40):
+                        started = time.monotonic()
+                        answer = client.infer(name, [x]).as_numpy("y")
+                        times.append((time.monotonic() - started) * 1e3)
+                    same = np.array_equal(answer, answers.setdefault(name, answer))
+                    lines.append(
+                        f"| {what} | {'shared' if share else 'its own'} | {name} | {took:.2f} | "
+                        f"{resident(server) - before:.1f} | {most:.1f} | {statistics.median(times):.2f} | "
+                        f"{'equal to the bit' if same else 'DIFFERENT'} |"
+                    )
+    return lines
+
+
+def idle(folder: Path, seconds: int) -> list[str]:
+    """A burst of requests of 16 MiB and more of activations, and then nothing."""
+    shape = weighty(folder, "MatMul", "model", "Neg", share=False)
+    chain(folder, "small", 64, 2, 1)
+    rows = 3000
+    x = triton.InferInput("x", [rows, shape[1]], "FP32")
+    x.set_data_from_numpy(np.ones((rows, shape[1]), np.float32))
+    with ServerProcess(folder) as server:
+
+        def caller() -> None:
+            with triton.InferenceServerClient(server.grpc) as client:
+                for _ in range(4):
+                    client.infer("model", [x])
+
+        with triton.InferenceServerClient(server.grpc) as client:
+            ask(client, "model", shape[1])
+        time.sleep(12)
+        before = resident(server)
+        callers = [threading.Thread(target=caller) for _ in range(4)]
+        for thread in callers:
+            thread.start()
+        for thread in callers:
+            thread.join()
+        sizes = [resident(server)]
+        for _ in range(seconds):
+            time.sleep(1)
+            sizes.append(resident(server))
+        with triton.InferenceServerClient(server.grpc) as client:
+            started = time.monotonic()
+            ask(client, "model", shape[1])
+            first = (time.monotonic() - started) * 1e3
+            started = time.monotonic()
+            ask(client, "model", shape[1])
+            second = (time.monotonic() - started) * 1e3
+    return [
+        f"16 requests of {rows} rows of 1,280 floats ({rows * 1280 * 4 / MIB:.0f} MiB each way), 4 callers; "
+        f"{before:.1f} MiB before. The first small request after it {first:.1f} ms, the second {second:.1f} ms.",
+        "",
+        "| seconds after the last answer | resident set, MiB | of what it was before |",
+        "|---|---|---|",
+        *(f"| {i} | {size:.1f} | {size / before:.3f} |" for i, size in enumerate(sizes)),
+    ]
+
+
 def main() -> None:
     """Measures, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("busy", "cycles", "zipf"))
+    parser.add_argument("what", choices=("busy", "cycles", "zipf", "versions", "idle"))
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a window")
     parser.add_argument("--cycles", type=int, default=1000)
@@ -244,6 +374,8 @@ def main() -> None:
     measures: dict[str, Callable[[Path], list[str]]] = {
         "busy": lambda folder: busy(folder, options.windows, options.seconds),
         "cycles": lambda folder: cycles(folder, options.cycles),
+        "versions": versions,
+        "idle": lambda folder: idle(folder, 15),
         "zipf": lambda folder: zipf(folder, options.requests, options.models, options.holds),
     }
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:

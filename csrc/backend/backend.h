@@ -159,6 +159,9 @@ class Backend {
   virtual std::string version() const = 0;    // the runtime's own version, "" if it has none
   // Whether SessionOptions::intra_op_threads changes how long a run takes.
   virtual bool scales_with_threads() const { return false; }
+  // Memory that sessions have kept and not needed since the last call goes back to the system; `all`: whatever they do
+  // not need now. Thread-safe, beside runs too; it may take milliseconds.
+  virtual void give_back(bool all) { static_cast<void>(all); }
   // Bytes of the model's weights on disk: what a load is expected to need memory for. Errors as load's.
   virtual Result<std::uint64_t> weight_bytes(const std::string& model_file, const std::string& model_dir);
   // `model_file` is an absolute path; what it refers to (external data) must lie in `model_dir` after resolving links.

@@ -65,6 +65,14 @@ class OnnxRuntime final : public Backend {
   std::string_view name() const override { return "onnxruntime"; }
   std::string version() const override { return library_.version(); }
   bool scales_with_threads() const override { return true; }
+  void give_back(bool all) override {
+    if (library_.session_memory() == nullptr) return;
+    if (all) {
+      library_.session_memory()->runs().trim();
+    } else {
+      library_.session_memory()->runs().give_back_unused();
+    }
+  }
   Result<std::uint64_t> weight_bytes(const std::string& model_file, const std::string& /*model_dir*/) override {
     const Result<OnnxFile> file = read_onnx_file(model_file);
     return file ? bytes_on_disk(model_file, *file) : std::uint64_t{0};  // load says what is wrong with it
@@ -110,6 +118,8 @@ class OnnxRuntime final : public Backend {
       }
       if (options.strict_providers && !placement.note.empty())
         return {Code::kFailedPrecondition, "Model file " + model_file + " is not to run elsewhere: " + placement.note};
+      if (placement.provider == "cpu") failure = ort::use_session_memory(library_, options, session_options.get());
+      if (failure) return load_error(model_file, failure);
       failure = take(
           api, api.call<ort::CreateSession>(library_.env(), model_file.c_str(), session_options.get(), session.out()));
       if (!failure) return {};
@@ -149,6 +159,7 @@ class OnnxRuntime final : public Backend {
     auto loan = std::make_unique<ort::SharedWeights::Loan>(library_.weights());
     ort::OptionsHandle session_options(api);
     Failure failure = ort::make_options(api, as_it_is, threads_, session_options);
+    if (!failure) failure = ort::use_session_memory(library_, options, session_options.get());
     if (failure) return load_error(model_file, failure);
     if (Status added = loan->add(optimized.get(), *weights, session_options.get()); !added.ok()) return added;
     ort::SessionHandle session(api);

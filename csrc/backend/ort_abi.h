@@ -25,10 +25,18 @@ struct TypeInfo;
 struct TensorInfo;
 struct ModelMetadata;
 struct SequenceInfo;
-struct Allocator;
 struct CudaOptions;
 struct TensorRtOptions;
 struct PackedWeights;
+
+// An allocator is no opaque object: callers may bring one. Fields beyond what `version` says are not read.
+struct Allocator {
+  std::uint32_t version;
+  void* (*alloc)(Allocator*, std::size_t);
+  void (*free)(Allocator*, void*);
+  const MemoryInfo* (*info)(const Allocator*);
+  void* (*reserve)(Allocator*, std::size_t);  // from version 18 on: for what is kept as long as its session
+};
 
 enum class Error : int {
   kOk = 0,
@@ -85,8 +93,9 @@ enum class Element : int {
   kInt2 = 25,
 };
 
-inline constexpr int kArenaAllocator = 1;  // OrtAllocatorType
-inline constexpr int kDefaultMemory = 0;   // OrtMemType
+inline constexpr int kDeviceAllocator = 0;  // OrtAllocatorType
+inline constexpr int kArenaAllocator = 1;
+inline constexpr int kDefaultMemory = 0;  // OrtMemType
 
 using LogFunction = void (*)(void* context, LogSeverity severity, const char* category, const char* log_id,
                              const char* code_location, const char* message);
@@ -177,6 +186,7 @@ using ModelMetadataGetCustomMetadataMapKeys =
 using GetAvailableProviders = Slot<125, Status*(char***, int*)>;
 using ReleaseAvailableProviders = Slot<126, Status*(char**, int)>;
 using AddSessionConfigEntry = Slot<130, Status*(SessionOptions*, const char*, const char*)>;
+using RegisterAllocator = Slot<176, Status*(Env*, Allocator*)>;
 using SetCustomCreateThread = Slot<196, Status*(SessionOptions*, void* (*)(void*, void (*)(void*), void*))>;
 using SetCustomThreadOptions = Slot<197, Status*(SessionOptions*, void*)>;
 using SetCustomJoinThread = Slot<198, Status*(SessionOptions*, void (*)(void*))>;

@@ -37,7 +37,7 @@ Failure take(Api api, Status* status) {
   return failure;
 }
 
-Library::Library(Api api) : api_(api), env_(api), cpu_memory_(api) {}
+Library::Library(Api api) : api_(api), env_(api), cpu_memory_(api), plain_memory_(api) {}
 
 ::headrace::Status Library::start() {
   Failure failure = take(api_, api_.call<CreateEnvWithCustomLogger>(&Library::log, static_cast<void*>(this),
@@ -45,8 +45,12 @@ Library::Library(Api api) : api_(api), env_(api), cpu_memory_(api) {}
   if (!failure) failure = take(api_, api_.call<DisableTelemetryEvents>(env()));
   if (!failure)
     failure = take(api_, api_.call<CreateCpuMemoryInfo>(kArenaAllocator, kDefaultMemory, cpu_memory_.out()));
+  if (!failure)
+    failure = take(api_, api_.call<CreateCpuMemoryInfo>(kDeviceAllocator, kDefaultMemory, plain_memory_.out()));
   if (!failure) failure = take(api_, api_.call<GetAllocatorWithDefaultOptions>(&allocator_));
   if (failure) return internal_error("ONNX Runtime does not start: " + failure.message);
+  session_memory_ = std::make_unique<SessionMemory>(plain_memory_.get());
+  if (take(api_, api_.call<RegisterAllocator>(env_.get(), session_memory_->allocator()))) session_memory_.reset();
   weights_ = std::make_unique<SharedWeights>(api_, cpu_memory());
   return {};
 }

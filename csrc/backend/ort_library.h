@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "backend/ort_abi.h"
+#include "backend/ort_memory.h"
 #include "backend/ort_shared_weights.h"
 #include "base/error.h"
 #include "base/sync.h"
@@ -68,6 +69,8 @@ class Library {
   const MemoryInfo* cpu_memory() const { return cpu_memory_.get(); }
   Allocator* allocator() const { return allocator_; }  // the runtime's own: it frees what it gave out
   const std::string& version() const { return version_; }
+  // Of sessions that are made with use_session_memory; null: this runtime takes no memory from outside.
+  SessionMemory* session_memory() const { return session_memory_.get(); }
   SharedWeights& weights() const { return *weights_; }
 
   // Every receiver gets every line from now on, until it is removed. remove_receiver returns after any call of it.
@@ -85,6 +88,8 @@ class Library {
   Owned<Env, ReleaseEnv> env_;
   Owned<MemoryInfo, ReleaseMemoryInfo> cpu_memory_;
   Allocator* allocator_ = nullptr;  // belongs to the runtime
+  Owned<MemoryInfo, ReleaseMemoryInfo> plain_memory_;
+  std::unique_ptr<SessionMemory> session_memory_;
   std::unique_ptr<SharedWeights> weights_;
   Mutex mutex_;
   std::vector<const LogReceiver*> receivers_ HEADRACE_GUARDED_BY(mutex_);

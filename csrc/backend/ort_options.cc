@@ -54,4 +54,10 @@ Failure make_options(Api api, const headrace::SessionOptions& options, ThreadSta
   return failure;
 }
 
+Failure use_session_memory(const Library& library, const headrace::SessionOptions& options, SessionOptions* out) {
+  constexpr const char* kKey = "session.use_env_allocators";
+  if (!options.memory_arena || library.session_memory() == nullptr || options.config_entries.contains(kKey)) return {};
+  return take(library.api(), library.api().call<AddSessionConfigEntry>(out, kKey, "1"));
+}
+
 }  // namespace headrace::ort

@@ -11,4 +11,8 @@ using OptionsHandle = Owned<SessionOptions, ReleaseSessionOptions>;
 // `threads`: starts the session's compute threads; null: the runtime does.
 Failure make_options(Api api, const headrace::SessionOptions& options, ThreadStarter* threads, OptionsHandle& out);
 
+// For a session that runs on the CPU alone: its memory is that of Library::session_memory, unless it is to have no
+// arena.
+Failure use_session_memory(const Library& library, const headrace::SessionOptions& options, SessionOptions* out);
+
 }  // namespace headrace::ort

@@ -358,6 +358,7 @@ void bind_engine(py::module_& module) {
              py::gil_scoped_release release;  // the old one goes now, and models with it
              self.engine->publish(std::move(published));
            })
+      .def("give_back", [](const EngineHandle& self) { self.engine->give_back(); })
       .def("register_shared_memory",
            [](const EngineHandle& self, const std::string& name, const std::string& key, std::uint64_t offset,
               std::uint64_t bytes) { check(self.engine->shared_regions().add(name, key, offset, bytes)); })

@@ -6,6 +6,7 @@
 
 #include "engine/padding_probe.h"
 #include "engine/probe.h"
+#include "memory/process_memory.h"
 
 namespace headrace {
 namespace {
@@ -70,6 +71,38 @@ bool Engine::sweep_later(void* engine) {
   if (!self.worker_->submit(job.get())) return false;
   job.release();  // its own
   return true;
+}
+
+// Comes back to itself, and goes.
+struct Engine::GiveBackJob final : Job, CompletionSink {
+  explicit GiveBackJob(Engine& of) : engine(of) { sink = this; }
+  void run() noexcept override { engine.give_back_now(); }
+  void deliver(Completion* /*first*/, Completion* /*last*/) noexcept override { delete this; }
+  Engine& engine;
+};
+
+void Engine::give_back() {
+  auto job = std::make_unique<GiveBackJob>(*this);
+  if (worker_->submit(job.get())) job.release();  // its own
+}
+
+void Engine::give_back_now() {
+  const std::uint64_t allocations = pool_.stats().allocations;
+  const bool quiet = std::exchange(allocations_seen_, allocations) == allocations && scheduler_->in_flight() == 0;
+  if (quiet && at_rest_) return;  // it is all back
+  at_rest_ = quiet;
+  std::vector<std::shared_ptr<Backend>> backends;
+  {
+    MutexLock lock(backends_mutex_);
+    for (const auto& [name, backend] : backends_) backends.push_back(backend);
+  }
+  for (const std::shared_ptr<Backend>& backend : backends) backend->give_back(quiet);
+  if (quiet) {
+    pool_.trim();
+    release_heap();
+  } else {
+    pool_.give_back_unused();
+  }
 }
 
 Engine::~Engine() {

@@ -106,6 +106,10 @@ class Engine {
   // back. A second call for the same model only waits.
   void unload(const std::shared_ptr<Model>& model, bool finish = false);
 
+  // To be called every few seconds: memory that is kept and was not needed since the last call goes back to the system,
+  // and whatever is free once nothing was asked in between. A worker does it.
+  void give_back();
+
   void publish(std::shared_ptr<const Catalog> catalog);
   std::shared_ptr<const Catalog> catalog() const;
   // Changes with every publish: a loop compares it before it asks for the catalog again.
@@ -139,6 +143,8 @@ class Engine {
 
   static void log(void* engine, LogLevel level, std::string_view where, std::string_view message);
   static bool sweep_later(void* engine);
+  struct GiveBackJob;
+  void give_back_now();
   Status decide_batching(const ModelSpec& spec, Model& model);
   // Session, signature, batching, warm-up and entry: what a version's first load is.
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
@@ -161,6 +167,9 @@ class Engine {
   std::unique_ptr<Loader> loader_;  // the scheduler tells it of what sleeps
   std::unique_ptr<Scheduler> scheduler_;
   ThreadPlanner thread_planner_;
+  // Of the worker's thread.
+  std::uint64_t allocations_seen_ = 0;
+  bool at_rest_ = false;
   std::unique_ptr<Worker> worker_;
 };
 

@@ -63,6 +63,7 @@ struct alignas(128) SizeClass {
   Mutex mutex;
   Header* free HEADRACE_GUARDED_BY(mutex) = nullptr;  // last in, first out: the warmest first
   std::uint64_t free_count HEADRACE_GUARDED_BY(mutex) = 0;
+  std::uint64_t least_free HEADRACE_GUARDED_BY(mutex) = 0;  // since give_back_unused last passed by
   std::uint64_t in_use HEADRACE_GUARDED_BY(mutex) = 0;
   std::uint64_t allocations HEADRACE_GUARDED_BY(mutex) = 0;
   std::uint64_t reuses HEADRACE_GUARDED_BY(mutex) = 0;
@@ -228,6 +229,28 @@ struct Books {
     return given;
   }
 
+  // Of each class of large blocks, those that were free all the time since it was last called: the coldest.
+  void give_back_unused() {
+    for (std::size_t index = class_of(Pool::kWasteBytes); index < kClasses; ++index) {
+      SizeClass& size_class = classes[index];
+      Header* taken = nullptr;
+      {
+        MutexLock lock(size_class.mutex);
+        const std::uint64_t unused = std::min(size_class.least_free, size_class.free_count);
+        const std::uint64_t kept = size_class.free_count - unused;
+        if (unused != 0) {
+          Header** end = &size_class.free;
+          for (std::uint64_t i = 0; i < kept; ++i) end = &(*end)->next;
+          taken = std::exchange(*end, nullptr);
+          for (const Header* header = taken; header != nullptr; header = header->next)
+            resident.fetch_sub(header->resident, std::memory_order_relaxed);
+        }
+        size_class.free_count = size_class.least_free = kept;
+      }
+      while (taken != nullptr) unmap_block(std::exchange(taken, taken->next));
+    }
+  }
+
   // Makes `bytes` more resident under the cap, at the cost of waste and free blocks where it must.
   bool claim(std::size_t bytes) {
     std::size_t now = resident.load(std::memory_order_relaxed);
@@ -269,7 +292,7 @@ struct Books {
       header = size_class.free;
       if (header == nullptr) return nullptr;
       size_class.free = header->next;
-      --size_class.free_count;
+      size_class.least_free = std::min(size_class.least_free, --size_class.free_count);
       ++size_class.in_use;
       ++size_class.allocations;
       ++size_class.reuses;
@@ -410,6 +433,8 @@ void Pool::trim() {
   books_->sweep_all();
   books_->reclaim(pool_detail::kNoLimit, pool_detail::kNoLimit, false);
 }
+
+void Pool::give_back_unused() { books_->give_back_unused(); }
 
 void Pool::sweep() { books_->sweep_all(); }
 

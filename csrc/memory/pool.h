@@ -154,6 +154,8 @@ class Pool {
   Result<Block> reserve(std::size_t bytes);
   // Gives every free block back to the system, and the waste.
   void trim();
+  // Gives the free blocks of kWasteBytes and more back that were not needed since the last call. As long as sweep().
+  void give_back_unused();
   // Gives the waste back to the system. Not on an event loop: 10 us for each 200 kB.
   void sweep();
   // From now on blocks of kWasteBytes and more that are not kept become waste, and `callback` is told of the first. It

@@ -253,6 +253,11 @@ class Engine:
         """It is closed."""
         self._ports.remove(port)
 
+    def give_back(self) -> None:
+        """To be called every few seconds: memory that is kept and was not needed since the last call goes back to the
+        system, and whatever is free once no request came in between. Returns at once; a thread of the core does it."""
+        self.core.give_back()
+
     def publish(self, rows: Iterable[tuple[str, str, Model | str]]) -> None:
         """Makes (name, version text, model or the reason why there is none) what requests are routed by."""
         self._rows = list(rows)

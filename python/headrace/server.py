@@ -46,6 +46,7 @@ log = logging.getLogger("headrace.server")
 T = TypeVar("T")
 
 headrace_version = version
+_GIVE_BACK_SECONDS = 5.0  # what is given back was not needed for so long at least, and twice that at most
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -95,6 +96,12 @@ class IoThread:
             self._thread.join()
 
 
+async def _give_back(engine: Engine) -> None:
+    while True:
+        await asyncio.sleep(_GIVE_BACK_SECONDS)
+        engine.give_back()
+
+
 # Not a method: that would make a ring that only the garbage collector ends, and the engine's memory with it.
 def _hand_on(tracer: Tracer[TraceSampler], rows: "list[TraceRow]", dropped: int) -> None:
     tracer.put([Trace(*row) for row in rows], dropped)
@@ -125,6 +132,7 @@ class Instance:
         self._threads: list[IoThread] = []
         self._seats: list[Seat] = []
         self._listener: Listener | None = None
+        self._giving_back: asyncio.Task[None] | None = None
 
     @property
     def models(self) -> list[ServedModel]:
@@ -144,6 +152,7 @@ class Instance:
             await self.abandon()
             raise
         self.service.started = True
+        self._giving_back = asyncio.create_task(_give_back(self.engine))
 
     async def _open_seats(self, answerer: Answerer) -> None:
         async def seat() -> Seat:
@@ -218,6 +227,8 @@ class Instance:
             seat.port.begin_drain()
 
     async def _close(self) -> None:
+        if self._giving_back is not None:
+            self._giving_back.cancel()
         # The engine first: it answers what is queued and stops what runs, so that the loops have nothing to wait for.
         await asyncio.to_thread(self.engine.close)
         await self.repository.close()

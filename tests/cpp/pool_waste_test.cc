@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <random>
 #include <thread>
@@ -238,6 +239,57 @@ TEST(PoolWaste, NobodyIsRefusedBecauseAnotherThreadIsGivingBytesBack) {
   pool.trim();
   EXPECT_EQ(pool.stats().bytes_retained, 0U);
   EXPECT_EQ(pool.stats().bytes_waste, 0U);
+  expect_zero(pool);
+}
+
+TEST(PoolUnused, WhatWasNotNeededSinceTheLastLookGoesBack) {
+  Pool pool(limits(std::size_t{64} * kMiB, std::size_t{64} * kMiB));
+  const auto burst = [&pool](int count) {
+    std::vector<Block> blocks;
+    for (int i = 0; i < count; ++i) blocks.push_back(take(pool, kMiB));
+  };
+  burst(8);
+  Block small = take(pool, 1024);
+  small.reset();
+  EXPECT_GE(pool.stats().bytes_retained, 8 * kMiB);
+  pool.give_back_unused();
+  EXPECT_GE(pool.stats().bytes_retained, 8 * kMiB) << "they were needed since the pool began";
+  burst(3);
+  pool.give_back_unused();
+  EXPECT_GE(pool.stats().bytes_retained, 3 * kMiB);
+  EXPECT_LT(pool.stats().bytes_retained, 4 * kMiB) << "five of them were free all the time";
+  burst(3);
+  EXPECT_EQ(pool.stats().reuses, 6U) << "none of these were mapped anew";
+  pool.give_back_unused();
+  pool.give_back_unused();
+  EXPECT_LT(pool.stats().bytes_retained, kMiB) << "small ones stay";
+  EXPECT_GE(pool.stats().bytes_retained, 1024U);
+  burst(2);
+  pool.trim();
+  pool.give_back_unused();
+  EXPECT_EQ(pool.stats().bytes_retained, 0U);
+  expect_zero(pool);
+}
+
+TEST(PoolUnused, BesideThreadsThatUseIt) {
+  Pool pool(limits(std::size_t{64} * kMiB, std::size_t{64} * kMiB));
+  std::atomic<int> left{3};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < 500; ++round) {
+        const Block one = take(pool, kStep + static_cast<std::size_t>(round) * 1024);
+        const Block two = take(pool, kStep);
+        one.data()[0] = two.data()[kStep - 1] = std::byte{1};
+      }
+      --left;
+    });
+  }
+  while (left.load() != 0) pool.give_back_unused();
+  for (std::thread& thread : threads) thread.join();
+  pool.give_back_unused();
+  pool.give_back_unused();
+  EXPECT_EQ(pool.stats().bytes_retained, 0U);
   expect_zero(pool);
 }
 
