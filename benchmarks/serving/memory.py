@@ -320,6 +320,8 @@ def idle(folder: Path, seconds: int) -> list[str]:
     shape = weighty(folder, "MatMul", "model", "Neg", share=False)
     chain(folder, "small", 64, 2, 1)
     rows = 3000
+    with (folder / "model" / "config.pbtxt").open("a") as config:
+        config.write(f"max_batch_size: {rows}\n")
     x = triton.InferInput("x", [rows, shape[1]], "FP32")
     x.set_data_from_numpy(np.ones((rows, shape[1]), np.float32))
     with ServerProcess(folder) as server:

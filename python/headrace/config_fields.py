@@ -171,7 +171,9 @@ PARAMETERS: dict[str, Row] = {
         "1: weights that other versions have too are in memory once; a load takes two to three times as long; "
         "not given: where version_policy serves more than one version",
     ),
-    "enable_mem_arena": Row(_A, "0: ONNX Runtime keeps no memory of its own"),
+    "enable_mem_arena": Row(
+        _A, "0: what a run needs for a while goes back to the heap after each run, instead of to a pool"
+    ),
     "enable_mem_pattern": Row(_A, "0: no plan of memory is made"),
     "weight": Row(_A, "of the lane time that models without targets share: 0.01 to 100; 1 where none is given"),
     "latency_objective_ms": Row(

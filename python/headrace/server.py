@@ -413,12 +413,12 @@ def _own_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def _bound_free_heap() -> None:
     """glibc learns to keep up to 64 MiB free at the top of each thread's heap, and trimming does not reach all of them:
-    what a model that was unloaded had would stay. 4 MiB is more than a request leaves behind. Only for a process of
+    what a model that was unloaded had would stay. 1 MiB is more than a request leaves behind. Only for a process of
     our own; no effect on another libc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            mallopt(parameter, 4 << 20)
+            mallopt(parameter, 1 << 20)
 
 
 def _raise_descriptor_limit() -> None:

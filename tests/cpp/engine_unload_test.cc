@@ -51,6 +51,25 @@ TEST_F(EngineTest, UnloadAnswersTheQueuedLetsTheRunningEndAndFreesTheSession) {
   EXPECT_EQ(of(late).status.code(), Code::kUnavailable);
 }
 
+TEST_F(EngineTest, WhatNobodyNeedsGoesBack) {
+  start();
+  auto model = load(spec("m"));
+  EXPECT_TRUE(of(submit(*model, {1})).status.ok());
+  answers_.await(1);
+  { const Result<Block> large = engine_->pool().allocate(std::size_t{4} << 20); }
+  EXPECT_GE(engine_->pool().stats().bytes_retained, std::size_t{4} << 20);
+  // The first call sees that something was asked since the engine began; the second, or a later one, that nothing was.
+  const Nanos deadline = SteadyClock::instance().now() + 30 * kSecond;
+  while (engine_->pool().stats().bytes_retained != 0) {
+    ASSERT_LT(SteadyClock::instance().now(), deadline);
+    engine_->give_back();
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(of(submit(*model, {2})).status.ok());
+  answers_.await(2);
+  engine_->unload(model);
+}
+
 TEST_F(EngineTest, UnloadMayServeTheQueuedFirst) {
   start();
   ModelSpec narrow = spec("m");
