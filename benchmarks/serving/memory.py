@@ -312,7 +312,30 @@ def versions(folder: Path) -> list[str]:
                         f"{resident(server) - before:.1f} | {most:.1f} | {statistics.median(times):.2f} | "
                         f"{'equal to the bit' if same else 'DIFFERENT'} |"
                     )
+    lines.append("")
+    for kind, what in (("MatMul", "products"), ("Conv", "convolutions")):
+        lines.append(side_by_side(folder / f"{what}-beside", kind, what))
     return lines
+
+
+def side_by_side(models: Path, kind: str, what: str) -> str:
+    """What a request of shared weights takes beside one of a session's own, in turns."""
+    for name, share in (("shared", True), ("own", False)):
+        shape = weighty(models, kind, name, "Neg", share)
+    x = triton.InferInput("x", shape, "FP32")
+    x.set_data_from_numpy(np.ones(shape, np.float32))
+    times: dict[str, list[float]] = {"shared": [], "own": []}
+    with ServerProcess(models) as server, triton.InferenceServerClient(server.grpc) as client:
+        for turn in range(60):
+            for name in ("shared", "own") if turn % 2 else ("own", "shared"):
+                started = time.monotonic()
+                client.infer(name, [x])
+                times[name].append((time.monotonic() - started) * 1e3)
+    ratios = [a / b for a, b in zip(times["shared"], times["own"], strict=True)]
+    return (
+        f"- {what}, 60 requests each in turns: median {statistics.median(times['shared']):.2f} ms with shared weights, "
+        f"{statistics.median(times['own']):.2f} ms with a session's own; median of the ratios {spread(ratios)}."
+    )
 
 
 def idle(folder: Path, seconds: int) -> list[str]:
@@ -328,8 +351,7 @@ def idle(folder: Path, seconds: int) -> list[str]:
 
         def caller() -> None:
             with triton.InferenceServerClient(server.grpc) as client:
-                for _ in range(4):
-                    client.infer("model", [x])
+                client.infer("model", [x])
 
         with triton.InferenceServerClient(server.grpc) as client:
             ask(client, "model", shape[1])
@@ -352,7 +374,7 @@ def idle(folder: Path, seconds: int) -> list[str]:
             ask(client, "model", shape[1])
             second = (time.monotonic() - started) * 1e3
     return [
-        f"16 requests of {rows} rows of 1,280 floats ({rows * 1280 * 4 / MIB:.0f} MiB each way), 4 callers; "
+        f"4 requests of {rows} rows of 1,280 floats ({rows * 1280 * 4 / MIB:.0f} MiB each way), 4 callers; "
         f"{before:.1f} MiB before. The first small request after it {first:.1f} ms, the second {second:.1f} ms.",
         "",
         "| seconds after the last answer | resident set, MiB | of what it was before |",
