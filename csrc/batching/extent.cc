@@ -56,7 +56,7 @@ Extent batch_extent(std::span<const Slot> slots, const ExtentRule& rule, Nanos n
       extent.why = slot.load > cap - extent.load ? at_cap : Closed::kTarget;
       break;
     }
-    if (slot.target == kNever && slot.key.sequence >= rule.joins_before) {
+    if (slot.key.sequence >= rule.joins_before) {
       extent.why = Closed::kPromise;
       break;
     }

@@ -23,7 +23,7 @@ struct ExtentRule {
   Nanos span = kNever;          // within which answers are wanted; kNever: nobody is in haste
   Nanos late_time = kNever;     // so long may a batch take whose first ticket is late whatever is done
   std::int64_t trial_rows = 0;  // of so many rows the batch is to be, if whole tickets reach as far; 0: no trial
-  // One without a target that came later closes the batch: it may start one, and join none.
+  // What came later closes the batch: it may start one, and join none.
   std::uint64_t joins_before = static_cast<std::uint64_t>(-1);
 };
 

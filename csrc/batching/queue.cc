@@ -321,6 +321,7 @@ void Queue::insert(Ticket* ticket, std::uint32_t level, Nanos now, std::uint64_t
   group->load += load;
   ++size_;
   bytes_ += bytes;
+  rows_ += ticket->rows;
   if (costs_ != nullptr) {
     if (rows > group->dearest) {
       group->dearest = rows;
@@ -350,6 +351,7 @@ void Queue::remove(Ticket* ticket) {
   ticket->group = nullptr;
   --size_;
   bytes_ -= ticket->queued_bytes;
+  rows_ -= ticket->rows;
   if (ticket->target != kNever) {
     --targets_;
     --group->targets;
@@ -411,6 +413,7 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
   }
   group->load -= extent.load;
   size_ -= extent.tickets;
+  rows_ -= batch.rows;
   line.drop_front(extent.tickets);
   if (costs_ != nullptr) weigh(group);
   if (!oldest_left) impl_->find_oldest(group);
@@ -483,6 +486,7 @@ Ticket* Queue::clear() {
   impl_->since_turn = 0;
   size_ = 0;
   bytes_ = 0;
+  rows_ = 0;
   targets_ = 0;
   open_cost_ = 0;
   return all.empty() ? nullptr : all.front();

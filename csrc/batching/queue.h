@@ -123,6 +123,7 @@ class Queue {
   bool empty() const { return size_ == 0; }
   std::size_t size() const { return size_; }
   std::size_t bytes() const { return bytes_; }
+  std::int64_t rows() const { return rows_; }
   std::size_t targets() const { return targets_; }  // queued tickets that have one
   // The most time that queued tickets take on one lane, one batch after the other, by what is known of costs and while
   // no target closes a batch early: for each of them work_of(), and open_cost() once. Each is at most kMostWork.
@@ -152,6 +153,7 @@ class Queue {
   BatchingPolicy policy_;
   std::size_t size_ = 0;
   std::size_t bytes_ = 0;
+  std::int64_t rows_ = 0;
   std::size_t targets_ = 0;
   Nanos open_cost_ = 0;
   Costs* costs_ = nullptr;

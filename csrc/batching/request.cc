@@ -45,6 +45,7 @@ void Ticket::clear() {
   time = Timeline();
   batch_rows = 0;
   state = TicketState::kNew;
+  device = 0;
   lane = 0;
   model = nullptr;
   delay_place = kNotInHeap;

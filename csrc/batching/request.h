@@ -98,6 +98,7 @@ struct alignas(64) Ticket : Completion {
   bool in_sequence = false;                // the submitter's: its answers keep their order
   bool late_waits = false;                 // the submitter's: past its timeout it goes behind others, and is not ended
   bool promised = false;                   // its target counts among those that are to be kept
+  std::uint8_t device = 0;                 // the submitter's: whose lanes `model` belongs to
   std::uint32_t lane = 0;                  // that runs it
   std::uint32_t delay_place = kNotInHeap;  // in the queue's heap of those that a timeout will send to the back
   Ticket* queue_next = nullptr;            // of a batch, or of a queue that was cleared

@@ -61,6 +61,17 @@ std::vector<TensorSpec> make_stated(const py::dict& stated, const char* key) {
   return specs;
 }
 
+std::vector<Provider> make_providers(const py::list& rows) {
+  std::vector<Provider> providers;
+  for (const py::handle row : rows) {
+    const auto provider = py::cast<py::dict>(row);
+    providers.push_back({required<std::string>(provider, "name"),
+                         required<std::map<std::string, std::string>>(provider, "options"),
+                         required<bool>(provider, "asked_for")});
+  }
+  return providers;
+}
+
 ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   ModelSpec spec;
   SessionOptions& s = spec.session;
@@ -73,11 +84,11 @@ ModelSpec make_spec(const py::dict& session, const py::dict& batching) {
   s.config_entries = optional(session, "config_entries", s.config_entries);
   s.share_weights = optional(session, "share_weights", false);
   s.strict_providers = optional(session, "strict_providers", false);
-  for (const py::handle row : optional(session, "providers", py::list())) {
-    const auto provider = py::cast<py::dict>(row);
-    s.providers.push_back({required<std::string>(provider, "name"),
-                           required<std::map<std::string, std::string>>(provider, "options"),
-                           required<bool>(provider, "asked_for")});
+  s.providers = make_providers(optional(session, "providers", py::list()));
+  for (const py::handle each : optional(session, "devices", py::list())) {
+    const auto device = py::cast<py::dict>(each);
+    spec.devices.push_back(
+        {make_providers(required<py::list>(device, "providers")), required<int>(device, "max_lanes")});
   }
   const auto stated = optional(session, "stated", py::dict());
   s.stated.inputs = make_stated(stated, "inputs");
@@ -288,6 +299,14 @@ void bind_engine(py::module_& module) {
       .def_property_readonly("threads_reason", [](const ModelHandle& self) { return self.model->threads.reason; })
       .def_property_readonly("thread_trials", &thread_trials)
       .def_property_readonly("provider", [](const ModelHandle& self) { return self.model->placement.provider; })
+      .def_property_readonly("providers",
+                             [](const ModelHandle& self) {
+                               std::vector<std::string> all;
+                               std::as_const(*self.model).for_each_place([&](const Model& place) {
+                                 all.push_back(place.placement.provider);
+                               });
+                               return all;
+                             })
       .def_property_readonly("provider_note", [](const ModelHandle& self) { return self.model->placement.note; })
       .def_property_readonly("max_lanes", [](const ModelHandle& self) { return self.model->max_lanes; });
 

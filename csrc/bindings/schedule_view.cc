@@ -1,6 +1,8 @@
 // What the scheduler has learnt of a model, and why its last batches were closed, as a dict.
 #include <cinttypes>
 #include <cstdio>
+#include <utility>
+#include <vector>
 
 #include "bindings/bindings.h"
 
@@ -89,23 +91,72 @@ py::dict resource_view(const Resources::View& resource) {
   return row;
 }
 
+py::list curves_view(const Scheduler::Report& report) {
+  py::list curves;
+  for (const Scheduler::Curve& curve : report.curves) curves.append(curve_view(curve));
+  return curves;
+}
+
+py::dict batches_view(const Scheduler::Report& report) {
+  py::dict closed;
+  for (std::size_t i = 0; i < kClosedReasons; ++i) {
+    closed[py::str(std::string(closed_name(static_cast<Closed>(i))))] = report.log.reasons()[i];
+  }
+  py::dict batches;
+  batches["count"] = report.log.batches();
+  batches["closed"] = closed;
+  py::list last;
+  for (const BatchRecord& batch : report.log.last()) last.append(batch_view(batch, report.now));
+  batches["last"] = last;
+  return batches;
+}
+
+py::dict lanes_view(const Engine& engine, const Model& place, const Scheduler::Report& report) {
+  py::dict lanes;
+  lanes["server"] = engine.devices().on(place.device).lanes();
+  lanes["most"] = place.threads.plan.lanes;
+  lanes["now"] = report.lanes_now;
+  lanes["running"] = report.lanes;
+  return lanes;
+}
+
+// One of the devices that have the model.
+py::dict place_view(const Engine& engine, const Model& place, const Scheduler::Report& report,
+                    const Scheduler::Depth& depth) {
+  py::dict row;
+  row["device"] = engine.devices().name(place.device);
+  row["provider"] = place.placement.provider;
+  row["note"] = place.placement.note;
+  row["lanes"] = lanes_view(engine, place, report);
+  row["compute_threads"] = place.threads.plan.threads;
+  row["waiting"] = depth.queued;
+  row["running"] = depth.running;
+  row["cost_curves"] = curves_view(report);
+  row["batches"] = batches_view(report);
+  row["refused_by_prediction"] = report.refused_early;
+  return row;
+}
+
 }  // namespace
 
 py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
-  Scheduler::Report report;
+  const Engine& engine = *self.engine;
+  std::vector<const Model*> places;
+  std::vector<Scheduler::Report> reports;
+  std::vector<Scheduler::Depth> depths;
   {
     py::gil_scoped_release release;
-    report = self.engine->schedule_of(*model.model);
+    std::as_const(*model.model).for_each_place([&](const Model& place) {
+      places.push_back(&place);
+      reports.push_back(engine.schedule_of(place));
+      depths.push_back(engine.devices().on(place.device).depth(place.entry));
+    });
   }
+  const Scheduler::Report& report = reports.front();
   py::dict all;
   all["learning"] = model.model->costs != nullptr;
   all["policy"] = policy_view(model.model->policy);
-  py::dict lanes;
-  lanes["server"] = self.engine->lanes();
-  lanes["most"] = model.model->threads.plan.lanes;
-  lanes["now"] = report.lanes_now;
-  lanes["running"] = report.lanes;
-  all["lanes"] = lanes;
+  all["lanes"] = lanes_view(engine, *model.model, report);
   all["weight"] = model.model->share.weight;
   all["answers_wanted_within_us"] = microseconds_or_none(report.span);
   all["compute_threads"] = model.model->threads.plan.threads;
@@ -117,21 +168,14 @@ py::dict schedule_view(const EngineHandle& self, const ModelHandle& model) {
   py::list resources;
   for (const Resources::View& resource : report.resources) resources.append(resource_view(resource));
   all["resources"] = resources;
-  py::list curves;
-  for (const Scheduler::Curve& curve : report.curves) curves.append(curve_view(curve));
-  all["cost_curves"] = curves;
-  py::dict closed;
-  for (std::size_t i = 0; i < kClosedReasons; ++i) {
-    closed[py::str(std::string(closed_name(static_cast<Closed>(i))))] = report.log.reasons()[i];
-  }
-  py::dict batches;
-  batches["count"] = report.log.batches();
-  batches["closed"] = closed;
-  py::list last;
-  for (const BatchRecord& batch : report.log.last()) last.append(batch_view(batch, report.now));
-  batches["last"] = last;
-  all["batches"] = batches;
+  all["cost_curves"] = curves_view(report);
+  all["batches"] = batches_view(report);
   all["refused_by_prediction"] = report.refused_early;
+  py::list devices;
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    devices.append(place_view(engine, *places[i], reports[i], depths[i]));
+  }
+  all["devices"] = devices;
   return all;
 }
 

@@ -11,6 +11,9 @@
 namespace headrace {
 namespace {
 
+constexpr int kGpuLanes = 4;    // of a GPU, at least
+constexpr int kLanesOnGpu = 2;  // of a model there, where its configuration does not say: one runs, one gathers
+
 // Gives the pool's waste back on the worker's thread. Comes back to itself, and goes.
 struct SweepJob final : Job, CompletionSink {
   explicit SweepJob(Pool& of) : pool(of) { sink = this; }
@@ -22,6 +25,17 @@ struct SweepJob final : Job, CompletionSink {
   Pool& pool;
 };
 
+// Of a GPU; 0 for the CPU, whose resources are counted with the first GPU's, as Triton does.
+int number_of_gpu(const ModelSpec& spec, const Placement& placement) {
+  for (const Provider& provider : spec.session.providers) {
+    const auto number = provider.options.find("device_id");
+    if (provider.name == placement.provider && number != provider.options.end()) {
+      return std::atoi(number->second.c_str());
+    }
+  }
+  return 0;
+}
+
 // What a batch of the model needs while it runs. A lane that waits for a GPU keeps no core busy.
 Share share_of(const ModelSpec& spec, const Model& model) {
   Share share;
@@ -30,13 +44,7 @@ Share share_of(const ModelSpec& spec, const Model& model) {
     const int side_by_side = spec.session.parallel_execution ? std::max(spec.session.inter_op_threads, 1) : 1;
     share.cores = static_cast<std::uint32_t>(std::max(model.threads.plan.threads, 1) * side_by_side);
   }
-  int device = 0;  // the CPU's resources are counted with the first GPU's, as Triton does
-  for (const Provider& provider : spec.session.providers) {
-    const auto number = provider.options.find("device_id");
-    if (provider.name == model.placement.provider && number != provider.options.end()) {
-      device = std::atoi(number->second.c_str());
-    }
-  }
+  const int device = number_of_gpu(spec, model.placement);
   share.needs = spec.resources;
   for (ResourceNeed& need : share.needs) {
     if (need.device != kEverywhere) need.device = device;
@@ -55,13 +63,14 @@ Engine::Engine(const EngineOptions& options)
       catalog_(std::make_shared<const Catalog>()),
       loader_(std::make_unique<Loader>(options.model_memory, options.load_threads, options.measure_memory, pool_,
                                        options.clock != nullptr ? *options.clock : SteadyClock::instance())),
-      scheduler_(std::make_unique<Scheduler>(SchedulerOptions{options.lanes, options.clock, {}, loader_.get()}, pool_)),
-      thread_planner_(options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, scheduler_->clock(),
-                      [this] { return scheduler_->in_flight() != 0; }),
+      devices_(std::make_unique<Devices>(SchedulerOptions{options.lanes, options.clock, {}, loader_.get()}, pool_)),
+      thread_planner_(options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, devices_->cpu().clock(),
+                      [this] { return devices_->in_flight() != 0; }),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
-  loader_->attach(*scheduler_);
-  scheduler_->set_cores(static_cast<std::uint32_t>(options.cores > 0 ? options.cores : options.lanes));
-  for (const ResourceNeed& each : options.resources) scheduler_->set_resource(each.name, each.device, each.count);
+  loader_->attach(*devices_);
+  Scheduler& cpu = devices_->cpu();
+  cpu.set_cores(static_cast<std::uint32_t>(options.cores > 0 ? options.cores : options.lanes));
+  for (const ResourceNeed& each : options.resources) cpu.set_resource(each.name, each.device, each.count);
   pool_.on_waste(&Engine::sweep_later, this);
 }
 
@@ -218,7 +227,9 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   if (!opened) return opened.status();
   // The dispatcher's entry goes with the last reference: a stale catalog may still submit, and is then refused.
   std::shared_ptr<Model> model(new Model, [this](Model* gone) {
-    if (gone->entry != nullptr) scheduler_->erase(gone->entry);
+    gone->for_each_place([this](const Model& place) {
+      if (place.entry != nullptr) devices_->on(place.device).erase(place.entry);
+    });
     delete gone;
   });
   model->name = spec.name;
@@ -228,7 +239,7 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
   if (!weights) return weights.status();
   const LoadNeed need{static_cast<std::size_t>(*weights), spec.session.share_weights,
                       !thread_planner_.before(spec, **opened).final};
-  Status status = loader_->first_load(*model, need, [&] { return make(spec, *opened, *model); });
+  Status status = loader_->first_load(*model, need, [&] { return make_places(spec, *opened, *model); });
   if (!status.ok()) return status;
   MutexLock lock(mutex_);
   models_.push_back(model);
@@ -258,7 +269,15 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
   }
   model.placement = model.session->placement();
   model.share = share_of(spec, model);
-  if (Status status = scheduler_->can_have(model.share); !status.ok()) return status;
+  Result<std::uint8_t> lanes = lanes_for(spec, model.placement);
+  if (!lanes) return lanes.status();
+  model.device = *lanes;
+  Scheduler& scheduler = devices_->on(model.device);
+  if (model.device != kCpuLanes) {
+    const int wanted = spec.max_lanes > 0 ? spec.max_lanes : kLanesOnGpu;
+    model.threads.plan = {1, std::min(wanted, scheduler.lanes())};
+  }
+  if (Status status = scheduler.can_have(model.share); !status.ok()) return status;
   model.complete();
   Result<WarmupReport> warmed = warm_up(model, spec.warmup, pool_, clock());
   if (!warmed) return warmed.status();
@@ -266,18 +285,82 @@ Status Engine::make(const ModelSpec& spec, const std::shared_ptr<Backend>& backe
   model.learn_from_warmup();
   model.warmup_note = std::move(warmed->note);
   model.open_session = [backend, spec, plan = model.threads.plan] { return ThreadPlanner::load(*backend, spec, plan); };
-  model.entry = scheduler_->add(spec.name, model.policy, model.threads.plan.lanes, &model.runnable, model.share);
+  model.entry = scheduler.add(spec.name, model.policy, model.threads.plan.lanes, &model.runnable, model.share);
+  return {};
+}
+
+Result<std::uint8_t> Engine::lanes_for(const ModelSpec& spec, const Placement& placement) {
+  // What the whole server has once is counted in one place.
+  const bool shares = std::any_of(spec.resources.begin(), spec.resources.end(),
+                                  [](const ResourceNeed& need) { return need.device == kEverywhere; });
+  if (placement.provider == "cpu" || shares) return kCpuLanes;
+  const int gpu = number_of_gpu(spec, placement);
+  Result<std::uint8_t> number = devices_->lanes_of("gpu " + std::to_string(gpu), std::max(spec.max_lanes, kGpuLanes));
+  if (!number) return number;
+  for (const ResourceNeed& each : options_.resources) {
+    if (each.device == kEverywhere || each.device == gpu)
+      devices_->on(*number).set_resource(each.name, each.device, each.count);
+  }
+  return number;
+}
+
+Status Engine::make_places(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model) {
+  if (spec.devices.empty()) return make(spec, backend, model);
+  for (const DeviceSpec& device : spec.devices) {
+    ModelSpec one = spec;
+    one.session.providers = device.providers;
+    one.max_lanes = device.max_lanes;
+    if (model.entry == nullptr) {
+      if (Status status = make(one, backend, model); !status.ok()) return status;
+      continue;
+    }
+    auto twin = std::make_unique<Model>();
+    twin->name = model.name;
+    twin->version = model.version;
+    twin->backend = model.backend;
+    twin->counts = &model.counters;
+    // What a request may look like is one thing for all places.
+    one.batching = model.policy;
+    one.batching_decided = true;
+    if (Status status = make(one, backend, *twin); !status.ok()) return status;
+    model.twins.push_back(std::move(twin));
+  }
+  // A device that cannot be had has fallen back to the CPU, and may have met another there: one of them is enough.
+  const auto dropped = [&](const Model& place, const Model& other) {
+    if (place.device != other.device) return false;
+    const std::string& note = place.placement.note.empty() ? other.placement.note : place.placement.note;
+    if (model.placement.note.find(note) == std::string::npos)
+      model.placement.note += (model.placement.note.empty() ? "" : "; ") + note;
+    return true;
+  };
+  for (std::size_t i = 0; i < model.twins.size();) {
+    Model& twin = *model.twins[i];
+    bool twice = dropped(model, twin);
+    for (std::size_t j = 0; j < i && !twice; ++j) twice = dropped(*model.twins[j], twin);
+    if (!twice) {
+      ++i;
+      continue;
+    }
+    Scheduler& scheduler = devices_->on(twin.device);
+    scheduler.close_entry(twin.entry, {Code::kUnavailable, "it has other lanes"});
+    scheduler.erase(twin.entry);
+    model.twins.erase(model.twins.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  if (model.twins.empty()) return {};
+  model.for_each_place([&model](const Model& place) { model.places.push_back({place.device, place.entry}); });
   return {};
 }
 
 void Engine::unload(const std::shared_ptr<Model>& model, bool finish) {
-  if (finish) scheduler_->wait_empty(model->entry);
+  if (finish) {
+    model->for_each_place([this](const Model& place) { devices_->on(place.device).wait_empty(place.entry); });
+  }
   {
     MutexLock lock(mutex_);
     std::erase(models_, model);
   }
-  scheduler_->close_entry(model->entry, {Code::kUnavailable, "model '" + model->name + "' version " +
-                                                                 model->version_text + " was unloaded"});
+  const Status gone(Code::kUnavailable, "model '" + model->name + "' version " + model->version_text + " was unloaded");
+  model->for_each_place([&](const Model& place) { devices_->on(place.device).close_entry(place.entry, gone); });
   loader_->retire(*model);
 }
 
@@ -298,7 +381,7 @@ std::shared_ptr<const Catalog> Engine::catalog() const {
 void Engine::close() {
   worker_->close();
   loader_->stop();
-  scheduler_->stop({Code::kUnavailable, "the server is shutting down"});
+  devices_->stop({Code::kUnavailable, "the server is shutting down"});
   loader_->close();
 }
 
@@ -307,9 +390,9 @@ Snapshot Engine::snapshot() const {
   snapshot.pool = pool_.stats();
   snapshot.inflight_bytes = budget_.charged();
   snapshot.inflight_bytes_peak = budget_.peak();
-  snapshot.tickets = scheduler_->in_flight();
-  snapshot.lanes = scheduler_->lanes();
-  snapshot.lanes_busy = scheduler_->busy_lanes();
+  snapshot.tickets = devices_->in_flight();
+  snapshot.lanes = devices_->lanes();
+  snapshot.lanes_busy = devices_->busy_lanes();
   snapshot.loader = loader_->stats();
   std::vector<std::shared_ptr<Model>> models;
   {
@@ -325,7 +408,12 @@ Snapshot Engine::snapshot() const {
     row.name = model->name;
     row.version = model->version;
     row.stats = model->counters.read();
-    row.depth = scheduler_->depth(model->entry);
+    model->for_each_place([&](const Model& place) {
+      const Scheduler::Depth depth = devices_->on(place.device).depth(place.entry);
+      row.depth.queued += depth.queued;
+      row.depth.queued_bytes += depth.queued_bytes;
+      row.depth.running += depth.running;
+    });
     row.residency = loader_->stats(*model);
     if (row.stats.last_inference != 0)
       row.last_inference_ms = wall_ms - (now - row.stats.last_inference) / kMillisecond;

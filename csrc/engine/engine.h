@@ -46,6 +46,12 @@ struct EngineOptions {
   std::map<std::string, std::shared_ptr<Backend>> backends;
 };
 
+// One of the devices on which a model is to have a session.
+struct DeviceSpec {
+  std::vector<Provider> providers;  // best first; none: the CPU
+  int max_lanes = 0;                // of the device's, that run the model at one time; 0: as many as do it good
+};
+
 struct ModelSpec {
   std::string name;
   std::int64_t version = 1;
@@ -53,6 +59,8 @@ struct ModelSpec {
   std::string model_file;  // absolute
   std::string model_dir;   // what the file refers to must lie in here
   SessionOptions session;
+  // In order of preference; none: a single one, by the session's providers and max_lanes.
+  std::vector<DeviceSpec> devices;
   BatchingPolicy batching;
   // False: a probe decides whether the model can be batched; `batching` then says how, if it can.
   bool batching_decided = false;
@@ -115,15 +123,18 @@ class Engine {
   // Changes with every publish: a loop compares it before it asks for the catalog again.
   std::uint64_t catalog_edition() const { return catalog_edition_.load(std::memory_order_acquire); }
 
-  // See Scheduler. The caller has set sink, model (Model::entry), inputs, wanted, rows, deadline and time.received.
-  void submit(Ticket* first) { scheduler_->submit(first); }
-  void cancel(Ticket* ticket, const Status& status) { scheduler_->cancel(ticket, status); }
-  void give_credit(Ticket* ticket, std::uint32_t parts) { scheduler_->give_credit(ticket, parts); }
-  bool drain(Nanos time) { return scheduler_->wait_idle(time); }
+  // See Devices. The caller has set sink, device and model (Model::address), inputs, wanted, rows, deadline and
+  // time.received.
+  void submit(Ticket* first) { devices_->submit(first); }
+  void cancel(Ticket* ticket, const Status& status) { devices_->cancel(ticket, status); }
+  void give_credit(Ticket* ticket, std::uint32_t parts) { devices_->give_credit(ticket, parts); }
+  bool drain(Nanos time) { return devices_->wait_idle(time); }
   // Ends lanes and worker; what is queued is answered UNAVAILABLE, what runs is asked to stop. Idempotent.
   void close();
 
-  Scheduler::Report schedule_of(const Model& model) const { return scheduler_->report(model.entry); }
+  // Of one place of a model: the model's own, or a twin's.
+  Scheduler::Report schedule_of(const Model& place) const { return devices_->on(place.device).report(place.entry); }
+  const Devices& devices() const { return *devices_; }
 
   Snapshot snapshot() const;
   std::vector<LogLine> take_log(std::size_t most);  // the oldest
@@ -133,8 +144,8 @@ class Engine {
   SharedRegions& shared_regions() { return shared_regions_; }
   std::size_t max_message_bytes() const { return options_.max_message_bytes; }
   Worker& worker() { return *worker_; }
-  int lanes() const { return scheduler_->lanes(); }
-  const Clock& clock() const { return scheduler_->clock(); }
+  int lanes() const { return devices_->cpu().lanes(); }
+  const Clock& clock() const { return devices_->cpu().clock(); }
 
  private:
   static constexpr std::size_t kMaxLogLines = 1024;
@@ -148,6 +159,10 @@ class Engine {
   Status decide_batching(const ModelSpec& spec, Model& model);
   // Session, signature, batching, warm-up and entry: what a version's first load is.
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
+  // The same on each of the spec's devices.
+  Status make_places(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
+  // Whose lanes serve a model with such a session.
+  Result<std::uint8_t> lanes_for(const ModelSpec& spec, const Placement& placement);
   static Status decide_decoupled(const ModelSpec& spec, Model& model);
   Status decide_padding(const ModelSpec& spec, Model& model);
 
@@ -165,7 +180,7 @@ class Engine {
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};
   std::unique_ptr<Loader> loader_;  // the scheduler tells it of what sleeps
-  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<Devices> devices_;
   ThreadPlanner thread_planner_;
   // Of the worker's thread.
   std::uint64_t allocations_seen_ = 0;

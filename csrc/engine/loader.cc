@@ -110,14 +110,16 @@ Status Loader::first_load(Model& model, const LoadNeed& need, const std::functio
 
 void Loader::wanted(Dispatcher::Entry* entry) {
   Status status;
+  Model* model = nullptr;
   {
     MutexLock lock(mutex_);
     const auto found = by_entry_.find(entry);
     if (found == by_entry_.end() || closed_) return;  // it is being unloaded: its end answers what waits
+    model = found->second->model;
     status = residency_.ask(found->second->item, clock_.now());
     if (status.ok()) call_turn();
   }
-  if (!status.ok()) scheduler_->refuse_waiting(entry, status);
+  if (!status.ok()) refuse_waiting(*model, status);
 }
 
 void Loader::became_idle() {
@@ -141,7 +143,7 @@ void Loader::take_turn() {
     if (decision.kind == Residency::Decision::kNothing) break;
     auto& residence = *static_cast<Residence*>(decision.item->owner);
     if (decision.kind == Residency::Decision::kEvict) {
-      if (scheduler_->park(residence.model->entry)) {
+      if (park(*residence.model)) {
         evict(residence);
       } else {
         residency_.keep(residence.item);
@@ -158,7 +160,7 @@ void Loader::take_turn() {
 void Loader::load(Residence& residence) {
   Model& model = *residence.model;
   const bool first = residence.first != nullptr;
-  if (!first && scheduler_->lost_interest(model.entry)) {
+  if (!first && lost_interest(model)) {
     residency_.abandoned(residence.item);
     return;
   }
@@ -172,23 +174,24 @@ void Loader::load(Residence& residence) {
   Status status;
   if (first) {
     status = (*work)();
-  } else if (Result<std::unique_ptr<Session>> session = model.open_session(); session) {
-    model.session = std::move(*session);
-    model.runnable.session = model.session.get();
   } else {
-    status = session.status();
+    status = open_sessions(model);
   }
   const Nanos took = clock_.now() - started;
-  if (!status.ok()) model.session.reset();
+  if (!status.ok()) drop_sessions(model);
   release_heap();  // what the load needed for a while
   std::vector<SharedMemory> shared;
-  if (status.ok()) shared = model.session->shared_memory();
+  if (status.ok()) {
+    model.for_each_place([&](const Model& place) {
+      for (SharedMemory& memory : place.session->shared_memory()) shared.push_back(std::move(memory));
+    });
+  }
   std::size_t shared_bytes = 0;
   for (const SharedMemory& memory : shared) shared_bytes += memory.bytes;
   const std::size_t after = held(pool_);
   const std::size_t peak_after = resident_bytes_peak();
   // Before it may be evicted: that parks it again.
-  if (status.ok() && !first) scheduler_->unpark(model.entry);
+  if (status.ok() && !first) unpark(model);
   mutex_.lock();
   --changes_;
   if (status.ok()) {
@@ -215,7 +218,7 @@ void Loader::load(Residence& residence) {
     residence.stats.load_time = took;
     residence.stats.load_time_sum += took;
     residency_.loaded(residence.item, std::move(memory), took, uses(&residence));
-    by_entry_[model.entry] = &residence;
+    model.for_each_place([&](const Model& place) { by_entry_[place.entry] = &residence; });
   } else {
     ++failures_;
     const std::string words =
@@ -223,7 +226,7 @@ void Loader::load(Residence& residence) {
     residency_.failed(residence.item, words, clock_.now());
     if (!first) {
       mutex_.unlock();
-      scheduler_->refuse_waiting(model.entry, {Code::kUnavailable, words});
+      refuse_waiting(model, {Code::kUnavailable, words});
       mutex_.lock();
     }
   }
@@ -233,13 +236,58 @@ void Loader::load(Residence& residence) {
   }
 }
 
+bool Loader::park(Model& model) {
+  std::vector<const Model*> parked;
+  bool all = true;
+  model.for_each_place([&](const Model& place) {
+    all = all && devices_->on(place.device).park(place.entry);
+    if (all) parked.push_back(&place);
+  });
+  if (all) return true;
+  for (const Model* place : parked) devices_->on(place->device).unpark(place->entry);
+  return false;
+}
+
+void Loader::unpark(Model& model) {
+  model.for_each_place([&](const Model& place) { devices_->on(place.device).unpark(place.entry); });
+}
+
+bool Loader::lost_interest(Model& model) {
+  bool all = true;
+  model.for_each_place([&](const Model& place) { all = devices_->on(place.device).lost_interest(place.entry) && all; });
+  return all;
+}
+
+void Loader::refuse_waiting(Model& model, const Status& status) {
+  model.for_each_place([&](const Model& place) { devices_->on(place.device).refuse_waiting(place.entry, status); });
+}
+
+Status Loader::open_sessions(Model& model) {
+  Status status;
+  model.for_each_place([&](Model& place) {
+    if (!status.ok()) return;
+    Result<std::unique_ptr<Session>> session = place.open_session();
+    status = session.status();
+    if (!session) return;
+    place.session = std::move(*session);
+    place.runnable.session = place.session.get();
+  });
+  return status;
+}
+
+void Loader::drop_sessions(Model& model) {
+  model.for_each_place([](Model& place) {
+    place.runnable.session = nullptr;
+    place.session.reset();
+  });
+}
+
 void Loader::evict(Residence& residence) {
   Model& model = *residence.model;
   ++changes_;
   ++changes_begun_;
   mutex_.unlock();
-  model.runnable.session = nullptr;
-  model.session.reset();
+  drop_sessions(model);
   release_heap();
   mutex_.lock();
   --changes_;
@@ -250,7 +298,8 @@ void Loader::evict(Residence& residence) {
 
 void Loader::retire(Model& model) {
   MutexLock lock(mutex_);
-  by_entry_.erase(model.entry);
+  const auto forget = [&] { model.for_each_place([&](const Model& place) { by_entry_.erase(place.entry); }); };
+  forget();
   // Looked up again after each wait: of two who retire a model at once, one finds it gone.
   auto found = residences_.find(&model);
   while (found != residences_.end() && (found->second->item->state == Residency::State::kLoading ||
@@ -261,12 +310,11 @@ void Loader::retire(Model& model) {
   if (found == residences_.end()) return;
   Residence& residence = *found->second;
   residency_.retire(residence.item);
-  by_entry_.erase(model.entry);
+  forget();
   ++changes_;
   ++changes_begun_;
   lock.unlock();
-  model.runnable.session = nullptr;
-  model.session.reset();
+  drop_sessions(model);
   pool_.trim();
   release_heap();
   lock.lock();
@@ -290,7 +338,7 @@ LoaderStats Loader::stats() const {
   stats.loads = loads_;
   stats.failures = failures_;
   stats.evictions = evictions_;
-  stats.misses = scheduler_->parked_arrivals();
+  stats.misses = devices_->parked_arrivals();
   return stats;
 }
 

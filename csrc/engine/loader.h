@@ -61,7 +61,7 @@ class Loader final : public ParkingListener {
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
-  void attach(Scheduler& scheduler) { scheduler_ = &scheduler; }
+  void attach(Devices& devices) { devices_ = &devices; }
 
   // Runs `work` (which makes the model's session and entry, and whatever is to be tried on them) when there is room for
   // it; returns its status.
@@ -89,12 +89,19 @@ class Loader final : public ParkingListener {
   void load(Residence& residence) HEADRACE_REQUIRES(mutex_);
   void evict(Residence& residence) HEADRACE_REQUIRES(mutex_);
   static std::uint64_t uses(void* residence);
+  // All places of a model, or none.
+  bool park(Model& model);
+  void unpark(Model& model);
+  bool lost_interest(Model& model);
+  void refuse_waiting(Model& model, const Status& status);
+  static Status open_sessions(Model& model);
+  static void drop_sessions(Model& model);
 
   Pool& pool_;
   const Clock& clock_;
   const int threads_;
   const bool measured_;
-  Scheduler* scheduler_ = nullptr;
+  Devices* devices_ = nullptr;
   mutable Mutex mutex_;
   CondVar changed_;  // a load or an eviction has ended
   Residency residency_ HEADRACE_GUARDED_BY(mutex_);

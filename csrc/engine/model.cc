@@ -35,23 +35,23 @@ void Model::complete() {
   version_text = std::to_string(version);
   inputs = NameIndex(signature.inputs);
   outputs = NameIndex(signature.outputs);
-  std::map<std::string, int> places;
+  std::map<std::string, int> numbers;
   symbol_places.clear();
   for (const TensorSpec& input : signature.inputs) {
     std::vector<int>& row = symbol_places.emplace_back(input.dims.size(), -1);
     for (std::size_t d = 0; d < input.dims.size() && d < input.symbols.size(); ++d) {
       if (input.dims[d] >= 0 || input.symbols[d].empty()) continue;
-      row[d] = places.emplace(input.symbols[d], static_cast<int>(places.size())).first->second;
+      row[d] = numbers.emplace(input.symbols[d], static_cast<int>(numbers.size())).first->second;
     }
   }
-  symbols = places.size();
+  symbols = numbers.size();
   runnable.session = session.get();
   runnable.batched = batched();
   runnable.padding = policy.padding;
   runnable.output_names.clear();
   for (const TensorSpec& output : signature.outputs) runnable.output_names.push_back(output.name);
   runnable.output_labels = output_labels;
-  runnable.observer = &counters;
+  runnable.observer = counts != nullptr ? counts : &counters;
   runnable.costs = costs.get();
 }
 

@@ -14,6 +14,7 @@
 #include "batching/queue.h"
 #include "engine/stats.h"
 #include "engine/thread_trial.h"
+#include "schedule/devices.h"
 #include "schedule/execution.h"
 
 namespace headrace {
@@ -71,9 +72,31 @@ struct Model {
   std::unique_ptr<CostModel> costs;  // the scheduler's; null: it does not learn
   Runnable runnable;
   ModelCounters counters;
+  ModelCounters* counts = nullptr;  // where its runs are counted; null: here
   Dispatcher::Entry* entry = nullptr;
-  std::unique_ptr<Session> session;                                // gone after unload, and while it sleeps
+  std::uint8_t device = kCpuLanes;  // whose lanes serve it
+  // The same version on further devices: each with a session, costs and an entry of its own. They count as this one.
+  std::vector<std::unique_ptr<Model>> twins;
+  Places places;                     // where it may be served, where that is more than one
+  std::unique_ptr<Session> session;  // gone after unload, and while it sleeps
   std::function<Result<std::unique_ptr<Session>>()> open_session;  // the same again, for when it is wanted
+
+  // A request of it, for Devices.
+  void address(Ticket& ticket) {
+    ticket.device = places.empty() ? device : kAnyDevice;
+    ticket.model = places.empty() ? static_cast<void*>(entry) : &places;
+  }
+  // This one and its twins.
+  template <class Each>
+  void for_each_place(Each each) {
+    each(*this);
+    for (const auto& twin : twins) each(*twin);
+  }
+  template <class Each>
+  void for_each_place(Each each) const {
+    each(*this);
+    for (const auto& twin : twins) each(static_cast<const Model&>(*twin));
+  }
 
   bool batched() const { return policy.max_batch_size > 0; }
   // Fills what follows from name, version, signature and policy.

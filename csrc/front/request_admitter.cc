@@ -143,7 +143,7 @@ Status RequestAdmitter::admit(const Catalog& catalog, RequestSource& source, Eng
   ticket.timeout = policy.timeout_of(level, parameters_.timeout != 0 ? parameters_.timeout : kNever);
   ticket.late_waits = ticket.timeout != kNever && policy.queue_of(level).timeout_action == TimeoutAction::kDelay;
   ticket.charge = std::move(source.charge());
-  ticket.model = model->entry;
+  model->address(ticket);
   return {};
 }
 

@@ -230,6 +230,10 @@ void Dispatcher::erase(Entry* entry) {
 
 void* Dispatcher::model(const Entry* entry) { return entry->model; }
 
+Offer Dispatcher::offer(const Entry* entry, const Ticket& ticket, Nanos now) const {
+  return impl_->promises.offer(*entry, ticket, std::max(impl_->now, now));
+}
+
 Status Dispatcher::submit(Entry* entry, Ticket* ticket, Nanos now) {
   HEADRACE_CHECK(ticket->state == TicketState::kNew);
   impl_->now = std::max(impl_->now, now);

@@ -30,6 +30,7 @@
 #include "batching/queue.h"
 #include "batching/request.h"
 #include "schedule/batch_log.h"
+#include "schedule/device_choice.h"
 #include "schedule/resources.h"
 
 namespace headrace {
@@ -104,6 +105,8 @@ class Dispatcher {
   void erase(Entry* entry);  // must be idle
   static void* model(const Entry* entry);
 
+  // What a ticket that is in no queue may expect of it.
+  Offer offer(const Entry* entry, const Ticket& ticket, Nanos now) const;
   // Refused: the ticket is untouched (queue full; closed: UNAVAILABLE; already past its deadline, or predicted to miss
   // its target, or to make one miss it that was taken in before: DEADLINE_EXCEEDED).
   Status submit(Entry* entry, Ticket* ticket, Nanos now);

@@ -60,6 +60,7 @@ struct Dispatcher::Entry {
   std::size_t counted = 0;          // and its tickets
   bool waits = false;               // the same: it has a target
   std::unique_ptr<Demand> patient;  // work of its queued tickets that have none
+  Nanos queued_work = 0;            // of all of them
   bool asks_cores = false;          // the same: it waits or runs, and keeps cores busy when it runs
   int lanes = 0;                    // that run it now
   std::size_t running = 0;          // tickets that these lanes have not settled

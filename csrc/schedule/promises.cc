@@ -62,7 +62,7 @@ void Promises::left(Ticket& ticket, bool in_batch) {
     plan_holds_ = false;
     last_refusal_ = {};
   }
-  uncount(*static_cast<const Dispatcher::Entry*>(ticket.model), ticket);
+  uncount(*static_cast<Dispatcher::Entry*>(ticket.model), ticket);
   if (!std::exchange(ticket.promised, false)) return;
   if (ticket.sequence < tight_before_) {
     --tight_;
@@ -92,6 +92,8 @@ void Promises::spend(Nanos work) {
 void Promises::count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now) {
   ticket.work = entry.queue.work_of(ticket);
   if (ticket.work != 0) ++counted_;
+  queued_work_ += ticket.work;
+  entry.queued_work += ticket.work;
   if (ticket.target != kNever || entry.waits) ticket.work_place = demand_.add(ticket.order_when, ticket.work);
   if (ticket.target != kNever) return;
   if (entry.patient == nullptr) entry.patient = std::make_unique<Demand>();
@@ -99,10 +101,12 @@ void Promises::count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now) {
   ticket.work_place = entry.patient->add(ticket.order_when, ticket.work);
 }
 
-void Promises::uncount(const Dispatcher::Entry& entry, Ticket& ticket) {
+void Promises::uncount(Dispatcher::Entry& entry, Ticket& ticket) {
   const Nanos work = std::exchange(ticket.work, 0);
   if (work == 0) return;
   --counted_;
+  queued_work_ -= work;
+  entry.queued_work -= work;
   if (ticket.target != kNever || entry.waits) demand_.remove(ticket.work_place, work);
   if (ticket.target == kNever) entry.patient->remove(ticket.work_place, work);
 }
@@ -258,7 +262,10 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Ent
     old_ = young_ = {};
     young_from_ = tight_before_ = ticket->sequence;
   }
-  const bool last = targets() == 0 || (unruly_ == 0 && brought == 0 && ticket->order_when >= latest_);
+  // Those without a target of a model that has one go in their order, and a forecast that something rests on has seen
+  // them wait from the model's last target on: a further one does not come last.
+  const bool keeps = tight_ > 0 && entry.patient != nullptr && entry.patient->all() > 0;
+  const bool last = targets() == 0 || (unruly_ == 0 && brought == 0 && !keeps && ticket->order_when >= latest_);
   plan_holds_ = false;
   if (ticket->target == kNever) {
     if (!last) spend(added);

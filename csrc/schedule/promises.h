@@ -26,6 +26,7 @@
 #include "base/error.h"
 #include "batching/haste.h"
 #include "schedule/demand.h"
+#include "schedule/device_choice.h"
 #include "schedule/entry.h"
 #include "schedule/forecast.h"
 
@@ -42,6 +43,8 @@ class Promises {
   // The ticket has just been pushed, as the newest. Refused (DEADLINE_EXCEEDED): it is no longer in its queue.
   // due: a model that may go before all those with targets, once; null: none.
   Status admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Entry* due, Nanos now);
+  // What the ticket, which is in no queue, may expect here.
+  Offer offer(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
   // A model without targets goes before those with some. False: it would harm promises now. Room for one batch of it is
   // left from then on.
   bool may_go_first(int lane, Dispatcher::Entry& entry, Nanos now);
@@ -106,7 +109,7 @@ class Promises {
   void recount(Nanos now);
   void account_cores(Dispatcher::Entry& entry);
   void count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now);
-  void uncount(const Dispatcher::Entry& entry, Ticket& ticket);
+  void uncount(Dispatcher::Entry& entry, Ticket& ticket);
   void set_urgent(Dispatcher::Entry& entry);
   Nanos end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, Nanos now) const;
   bool later_keep_time(const Dispatcher::Entry& entry, Nanos from, Nanos room, Nanos now) const;
@@ -130,6 +133,7 @@ class Promises {
   Nanos busy_ = 0;                // time of lanes since then
   double busy_share_ = 0;
   std::vector<Dispatcher::Entry*> followed_;
+  Nanos queued_work_ = 0;    // of all queued tickets, as far as it is known
   std::size_t counted_ = 0;  // tickets of all queues, whose work is known
   // Of models with a target in their queue:
   Nanos open_cost_ = 0;      // of their queues

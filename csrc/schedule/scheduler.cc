@@ -206,7 +206,17 @@ void Scheduler::deliver_early(TicketChain chain) {
   if (told) listener_->became_idle();
 }
 
+Offer Scheduler::offer(const Dispatcher::Entry* entry, const Ticket& ticket) const {
+  MutexLock lock(mutex_);
+  return dispatcher_.offer(entry, ticket, clock_.now());
+}
+
 void Scheduler::submit(Ticket* first) {
+  const TicketChain refused = try_submit(first);
+  if (refused.first != nullptr) deliver(refused);
+}
+
+TicketChain Scheduler::try_submit(Ticket* first) {
   TicketChain refused;
   Lane* lane = nullptr;
   bool timer = false;
@@ -249,7 +259,7 @@ void Scheduler::submit(Ticket* first) {
   if (lane != nullptr) lane->wake.notify_one();
   if (timer) timer_wake_.notify_one();
   for (Dispatcher::Entry* entry : wanted) listener_->wanted(entry);
-  if (refused.first != nullptr) deliver(refused);
+  return refused;
 }
 
 void Scheduler::cancel(Ticket* ticket, const Status& status) {

@@ -81,6 +81,11 @@ class Scheduler final : private Ledger {
   // A chain of tickets (linked by Completion::next, the last one's is null), each with `model` set to its entry. Every
   // one of them gets its FINAL completion: a refusal comes back through its sink before this returns.
   void submit(Ticket* first);
+  // The same, but for those that are refused: they come back with their status, for the caller to answer or to submit
+  // elsewhere.
+  TicketChain try_submit(Ticket* first);
+  // What a ticket that is in no queue may expect here.
+  Offer offer(const Dispatcher::Entry* entry, const Ticket& ticket) const;
   // Answers the ticket with `status` at once if it is not answered yet. The caller still holds its reference.
   void cancel(Ticket* ticket, const Status& status);
 

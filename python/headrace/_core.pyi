@@ -6,6 +6,7 @@ from typing import Any, Final, TypedDict
 from headrace.counters import Snapshot
 from headrace.resources import Resource
 from headrace.schedule import BatchingOptions, Schedule
+from headrace.sessions import SessionOptions, TensorInfo
 
 class CoreError(Exception):
     """A status of the core: `code` is gRPC's number, `message` one sentence for the caller."""
@@ -34,30 +35,6 @@ class Limits(TypedDict):
     pool_retain_bytes: int
     max_shared_regions: int  # of clients' shared memory; 0: none may be named
 
-class ProviderOptions(TypedDict):
-    """A device's way into the runtime, with the runtime's own options."""
-
-    name: str  # "cuda", "tensorrt"
-    options: dict[str, str]
-    asked_for: bool  # False: a default, not missed where the runtime was built without it
-
-class StatedTensors(TypedDict):
-    inputs: list[TensorInfo]
-    outputs: list[TensorInfo]
-
-class SessionOptions(TypedDict, total=False):
-    intra_op_threads: int
-    inter_op_threads: int
-    parallel_execution: bool
-    graph_optimization_level: int
-    memory_arena: bool
-    memory_pattern: bool
-    config_entries: dict[str, str]
-    providers: list[ProviderOptions]  # best first; the CPU is always the last
-    strict_providers: bool
-    stated: StatedTensors  # of a TensorRT plan
-    share_weights: bool  # with other sessions that have equal ones
-
 class WarmupInput(TypedDict, total=False):
     name: str
     datatype: str
@@ -76,12 +53,6 @@ class WarmupOptions(TypedDict):
 
     samples: list[WarmupSample]
     made_up: bool
-
-class TensorInfo(TypedDict):
-    name: str
-    datatype: str
-    shape: list[int]  # as the model states it, batch dimension included; -1 where any size goes
-    optional: bool
 
 class ThreadTrial(TypedDict):
     """One plan in one comparison; figures are medians of its rounds. Rates are rows/s with all of its lanes busy."""
@@ -134,6 +105,8 @@ class Model:
     @property
     def provider(self) -> str:
         """Where it really runs: "cpu", "cuda" or "tensorrt"."""
+    @property
+    def providers(self) -> list[str]: ...  # of each device that has it
     @property
     def provider_note(self) -> str:
         """Why it does not run where it was asked to; "" where it does."""

@@ -155,7 +155,7 @@ def _levels(reader: ConfigReader, dynamic: Any, options: "BatchingOptions") -> N
 
 def _max_lanes(reader: ConfigReader, message: Any) -> int:
     """How many lanes may run the model at one time: the counts of all groups; 0 (all) when none is given."""
-    count = 0
+    count = on_cpu = 0
     kinds = _proto.ModelInstanceGroup
     for group in message.instance_group:
         if group.count < 0:
@@ -163,9 +163,11 @@ def _max_lanes(reader: ConfigReader, message: Any) -> int:
         if group.kind == kinds.KIND_MODEL:
             reader.warn("instance_group.kind KIND_MODEL", "it is read as KIND_AUTO")
         count += max(1, group.count)
-    if count > reader.config.lanes:
+        if group.kind != kinds.KIND_GPU and not group.gpus:  # a GPU has lanes of its own
+            on_cpu += max(1, group.count)
+    if on_cpu > reader.config.lanes:
         reader.warn(
-            "instance_group.count", f"{count} is more than the server's {reader.config.lanes} lane(s) (--lanes)"
+            "instance_group.count", f"{on_cpu} is more than the server's {reader.config.lanes} lane(s) (--lanes)"
         )
     return count
 

@@ -72,13 +72,13 @@ FIELDS: dict[str, Row] = {
     ),
     "cc_model_filenames": Row(_W, "models run on the CPU, and default_model_filename is used"),
     "metric_tags": Row(_W, _NO_EFFECT),
-    "instance_group": Row(_A, "how many lanes may run the model at one time: the counts of all groups"),
+    "instance_group": Row(_A, "on which devices the model has sessions, and how many lanes of each may run it"),
     "instance_group.name": Row(_S, "a name for people"),
     "instance_group.count": Row(_A, "lanes; more than the server has are warned of"),
     "instance_group.kind": Row(
         _A, "KIND_CPU, KIND_GPU, KIND_AUTO (what --device says); KIND_MODEL is read as that, and warned of"
     ),
-    "instance_group.gpus": Row(_A, "the first one is used; more are warned of"),
+    "instance_group.gpus": Row(_A, "a session on each, with `count` lanes"),
     "instance_group.profile": Row(_W, _CPU),
     "instance_group.rate_limiter": Row(_A, "with --rate-limit execution_count; else it is warned of"),
     "instance_group.rate_limiter.resources": Row(

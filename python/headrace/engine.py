@@ -40,6 +40,7 @@ from headrace.errors import StartError, from_code
 from headrace.header_pattern import header_matcher
 from headrace.resources import resource_limits
 from headrace.schedule import BatchingOptions, LevelQueueOptions, Schedule
+from headrace.sessions import SessionOptions
 from headrace.sizes import memory_budgets
 from headrace.steps import Steps
 
@@ -48,10 +49,6 @@ if TYPE_CHECKING:  # these are of the stub only
         Call,
         HttpAnswer,
         Limits,
-        ProviderOptions,
-        SessionOptions,
-        StatedTensors,
-        TensorInfo,
         TraceRow,
         WarmupInput,
         WarmupOptions,
@@ -81,13 +78,9 @@ __all__ = [
     "LoopPort",
     "Model",
     "ModelStats",
-    "ProviderOptions",
     "ResponseStats",
     "Schedule",
-    "SessionOptions",
     "Snapshot",
-    "StatedTensors",
-    "TensorInfo",
     "TraceRow",
     "TraceSampler",
     "WarmupInput",
@@ -205,7 +198,7 @@ class Engine:
         backend: str,
         model_file: Path,
         model_dir: Path,
-        session: "SessionOptions",
+        session: SessionOptions,
         batching: BatchingOptions,
         labels: Mapping[str, Sequence[str]],
         warmup: "WarmupOptions",

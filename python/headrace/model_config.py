@@ -26,13 +26,8 @@ from headrace.datatypes import data_type_of, datatype
 from headrace.errors import InvalidArgument, Unimplemented
 
 if TYPE_CHECKING:
-    from headrace.engine import (
-        BatchingOptions,
-        Model,
-        ProviderOptions,
-        SessionOptions,
-        TensorInfo,
-    )
+    from headrace.engine import BatchingOptions, Model
+    from headrace.sessions import DeviceOptions, ProviderOptions, SessionOptions, TensorInfo
 
 __all__ = [
     "SCHEDULE",
@@ -250,9 +245,9 @@ def _session(reader: _Reader, message: Any, backend: str) -> "SessionOptions":
             intra = max(1, cores // inter)
             reader.warn("parameters.intra_op_thread_count", f"{intra} used beside {inter} inter-op threads")
     if backend == plans.BACKEND:
-        chain = [providers.plan_provider(message, config, reader.wrong, reader.warn)]
+        found = [providers.Device((providers.plan_provider(message, config, reader.wrong, reader.warn),), 0)]
     else:
-        chain = providers.chain(message, config, reader.wrong, reader.warn)
+        found = providers.devices(message, config, reader.wrong, reader.warn)
     session: SessionOptions = {
         "intra_op_threads": intra,
         "inter_op_threads": inter,
@@ -261,12 +256,14 @@ def _session(reader: _Reader, message: Any, backend: str) -> "SessionOptions":
         "memory_arena": number("enable_mem_arena", 0, 1) != 0,
         "memory_pattern": number("enable_mem_pattern", 0, 1) != 0,
         "config_entries": {key: values.pop(key) for key in sorted(values) if key.startswith(_PASSED_ON)},
-        "providers": [
-            {"name": provider.name, "options": provider.options, "asked_for": provider.asked_for} for provider in chain
-        ],
+        "providers": _provider_options(found[0].chain),
         "share_weights": number("share_weights", 0, 1) == 1 if "share_weights" in values else _several(message),
         "strict_providers": config.strict_device or number("strict_device", 0, 1) == 1,
     }
+    if len(found) > 1:
+        session["devices"] = [
+            {"providers": _provider_options(device.chain), "max_lanes": device.lanes} for device in found
+        ]
     if backend == plans.BACKEND:
         session["stated"] = plans.stated(message)
     for key in sorted(values.keys() - _READ_ELSEWHERE):
@@ -274,10 +271,14 @@ def _session(reader: _Reader, message: Any, backend: str) -> "SessionOptions":
     return session
 
 
+def _provider_options(chain: Iterable[providers.Provider]) -> "list[ProviderOptions]":
+    return [{"name": each.name, "options": each.options, "asked_for": each.asked_for} for each in chain]
+
+
 def session_of(settings: ModelSettings, version: int, file: Path, config: Config) -> "SessionOptions":
     """The session's options for one version's file: what the runtime keeps of it lies apart from any other's."""
     session = settings.session
-    if not config.cache_dir or not session.get("providers"):
+    if not config.cache_dir or not (session.get("providers") or session.get("devices")):
         return session
     try:
         stat = file.stat()
@@ -285,11 +286,15 @@ def session_of(settings: ModelSettings, version: int, file: Path, config: Config
         return session  # the load says what is wrong with the file
     mark = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
     key = f"{settings.name}-{version}-{mark}"
-    kept: list[ProviderOptions] = [
-        {**provider, "options": providers.kept_apart(provider["options"], config, key)}
-        for provider in session["providers"]
-    ]
-    return {**session, "providers": kept}
+
+    def kept(options: "Iterable[ProviderOptions]") -> "list[ProviderOptions]":
+        return [{**each, "options": providers.kept_apart(each["options"], config, key)} for each in options]
+
+    own: SessionOptions = {**session, "providers": kept(session["providers"])}
+    if "devices" in session:
+        places: list[DeviceOptions] = [{**each, "providers": kept(each["providers"])} for each in session["devices"]]
+        own["devices"] = places
+    return own
 
 
 # --- Against the model -----------------------------------------------------------------------------------------------
@@ -387,7 +392,8 @@ def complete(settings: ModelSettings, model: "Model") -> Any:
         message.instance_group.add(name=f"{settings.name}_0", count=model.lanes)
     kinds = _proto.ModelInstanceGroup
     for group in message.instance_group:
-        group.kind = kinds.KIND_CPU if model.provider == "cpu" else kinds.KIND_GPU
+        if len(model.providers) == 1:  # else each group says its own
+            group.kind = kinds.KIND_CPU if model.provider == "cpu" else kinds.KIND_GPU
         group.count = max(1, group.count)
     message.parameters["intra_op_thread_count"].string_value = str(model.intra_op_threads)
     message.parameters["headrace.threads"].string_value = threads_text(model)

@@ -7,7 +7,7 @@ from headrace.batching_config import ConfigReader
 from headrace.datatypes import datatype
 
 if TYPE_CHECKING:
-    from headrace.engine import StatedTensors, TensorInfo
+    from headrace.sessions import StatedTensors, TensorInfo
 
 __all__ = ["BACKEND", "check", "stated"]
 

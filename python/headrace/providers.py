@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from headrace import _proto
 from headrace.config import Config
 
-__all__ = ["Provider", "cache_folders", "chain", "device_of", "kept_apart", "plan_provider"]
+__all__ = ["Device", "Provider", "cache_folders", "chain", "device_of", "devices", "kept_apart", "plan_provider"]
 
 _PRECISIONS = {
     "FP32": {},
@@ -36,51 +36,92 @@ class Provider(NamedTuple):
     asked_for: bool  # False: a default, not missed where the runtime was built without it
 
 
+class Device(NamedTuple):
+    """Where a model is to have a session, and how many lanes there may run it."""
+
+    chain: tuple[Provider, ...]  # best first; empty: the CPU alone
+    lanes: int  # 0: the core's choice
+
+
+def devices(
+    message: Any, config: Config, wrong: Callable[[str], Exception], warn: Callable[[str, str], None]
+) -> list[Device]:
+    """In the order of instance_group; at least one. `wrong` makes the error of a bad value."""
+    numbers, asked_for = _numbers(message, config, wrong)
+    before, cuda = _accelerators(message, config, numbers, wrong, warn)
+    found = []
+    for number, lanes in numbers.items():
+        chain: list[Provider] = []
+        if number is not None:
+            place = {"device_id": str(number)}
+            chain = [Provider("tensorrt", {**options, **place}, asked_for=True) for options in before]
+            chain.append(Provider("cuda", {**cuda, **place}, asked_for))
+        found.append(Device(tuple(chain), lanes))
+    return found
+
+
 def chain(
     message: Any, config: Config, wrong: Callable[[str], Exception], warn: Callable[[str, str], None]
 ) -> list[Provider]:
-    """The providers to try, best first; empty: the CPU alone. `wrong` makes the error of a bad value."""
-    device, asked_for = _device(message, config, wrong, warn)
+    """Of the first device: the providers to try, best first; empty: the CPU alone."""
+    return list(devices(message, config, wrong, warn)[0].chain)
+
+
+def _accelerators(
+    message: Any,
+    config: Config,
+    numbers: Mapping[int | None, int],
+    wrong: Callable[[str], Exception],
+    warn: Callable[[str, str], None],
+) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The options of each TensorRT that stands before CUDA, and CUDA's own."""
     accelerators = message.optimization.execution_accelerators
     for accelerator in accelerators.cpu_execution_accelerator:
         warn(f"optimization.execution_accelerators '{accelerator.name}'", "the model runs on the CPU as it is")
-    providers: list[Provider] = []
+    tensorrt: list[dict[str, str]] = []
     cuda: dict[str, str] = {}
     for accelerator in accelerators.gpu_execution_accelerator:
         where = f"optimization.execution_accelerators '{accelerator.name}'"
-        if device is None:
+        if all(number is None for number in numbers):
             warn(where, "the model is to run on the CPU")
         elif accelerator.name == "tensorrt":
-            options = {**_tensorrt(accelerator.parameters, config, wrong), "device_id": str(device)}
-            providers.append(Provider("tensorrt", options, asked_for=True))
+            tensorrt.append(_tensorrt(accelerator.parameters, config, wrong))
         elif accelerator.name == "cuda":
             cuda.update(_words(accelerator.parameters))
         else:
             warn(where, "this server knows tensorrt and cuda")
-    if device is not None:
-        options = {**cuda, "device_id": str(device)}
-        providers.append(Provider("cuda", options, asked_for))
-    return providers
+    return tensorrt, cuda
 
 
-def _device(
-    message: Any, config: Config, wrong: Callable[[str], Exception], warn: Callable[[str, str], None]
-) -> tuple[int | None, bool]:
-    """The number of the GPU, None for the CPU; and whether it was asked for by name."""
+def _numbers(message: Any, config: Config, wrong: Callable[[str], Exception]) -> tuple[dict[int | None, int], bool]:
+    """GPUs by number, and None for the CPU, with the lanes of each; and whether GPUs were asked for by name.
+
+    A group of KIND_AUTO without GPUs goes where `--device` says, or where another group of the file is already.
+    """
     kinds = _proto.ModelInstanceGroup
-    on_gpu = [g for g in message.instance_group if g.kind == kinds.KIND_GPU or (g.kind == kinds.KIND_AUTO and g.gpus)]
-    on_cpu = [g for g in message.instance_group if g.kind == kinds.KIND_CPU]
-    if on_gpu:
-        numbers = sorted({gpu for group in on_gpu for gpu in group.gpus})
-        if numbers and numbers[0] < 0:
-            raise wrong(f"instance_group.gpus has {numbers[0]}: GPUs are counted from 0")
-        if on_cpu or len(numbers) > 1:
-            warn("instance_group", f"the model runs on one device only: GPU {numbers[0] if numbers else 0}")
-        return numbers[0] if numbers else 0, True
-    if on_cpu or config.device == "cpu":
-        return None, False
+    found: dict[int | None, int] = {}
+    anywhere = 0
+    asked_for = False
+    for group in message.instance_group:
+        count = max(1, group.count)
+        if group.kind == kinds.KIND_CPU:
+            found[None] = found.get(None, 0) + count
+        elif group.kind == kinds.KIND_GPU or (group.kind == kinds.KIND_AUTO and group.gpus):
+            asked_for = True
+            for number in group.gpus or (0,):
+                if number < 0:
+                    raise wrong(f"instance_group.gpus has {number}: GPUs are counted from 0")
+                found[number] = found.get(number, 0) + count
+        else:
+            anywhere += count
+    if found:
+        first = next(iter(found))
+        found[first] += anywhere
+        return found, asked_for
+    if config.device == "cpu":
+        return {None: anywhere}, False
     _, _, number = config.device.partition(":")
-    return int(number or 0), config.device != "auto"
+    return {int(number or 0): anywhere}, config.device != "auto"
 
 
 def _words(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -92,7 +133,10 @@ def plan_provider(
     message: Any, config: Config, wrong: Callable[[str], Exception], warn: Callable[[str, str], None]
 ) -> Provider:
     """Where a TensorRT engine is to run: the GPU that the file or `--device` names, and nowhere else."""
-    device, _ = _device(message, config, wrong, warn)
+    numbers, _ = _numbers(message, config, wrong)
+    device = next(iter(numbers))
+    if len(numbers) > 1:
+        raise wrong("a TensorRT plan runs on the GPU that it was built for: name one in instance_group.gpus")
     if device is None:
         says = "instance_group says KIND_CPU" if message.instance_group else "--device is cpu"
         raise wrong(f"a TensorRT plan runs on a GPU only, and {says}: ask for KIND_GPU")

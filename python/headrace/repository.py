@@ -6,6 +6,7 @@ it alone. All on loop 0; files are read, and models loaded and unloaded, in thre
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -29,7 +30,8 @@ from headrace.router import ModelVersion, Router, State
 from headrace.uploads import Upload, Uploads
 
 if TYPE_CHECKING:
-    from headrace.engine import Engine, Model, SessionOptions
+    from headrace.engine import Engine, Model
+    from headrace.sessions import SessionOptions
 
 __all__ = ["Action", "Load", "Repository", "Unload", "plan"]
 
@@ -356,7 +358,8 @@ class Repository:
         return model
 
     def _make_cache_folders(self, session: "SessionOptions") -> None:
-        for provider in session.get("providers", ()):
+        chains = [session.get("providers", []), *(device["providers"] for device in session.get("devices", ()))]
+        for provider in itertools.chain.from_iterable(chains):
             for folder in cache_folders(provider["options"], self._config):
                 try:
                     folder.mkdir(parents=True, exist_ok=True)

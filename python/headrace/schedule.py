@@ -12,6 +12,7 @@ __all__ = [
     "CoreCounts",
     "CostCurve",
     "CostPoint",
+    "DeviceSchedule",
     "LaneCounts",
     "LevelQueueOptions",
     "ResourceCounts",
@@ -107,6 +108,21 @@ class ResourceCounts(TypedDict):
     used: int  # by batches of all models
 
 
+class DeviceSchedule(TypedDict):
+    """One of the devices that have a session of the model: what was learnt and done there."""
+
+    device: str  # "cpu", "gpu 0"
+    provider: str
+    note: str  # why it is not the one that was asked for
+    lanes: LaneCounts
+    compute_threads: int
+    waiting: int  # requests
+    running: int
+    cost_curves: list[CostCurve]
+    batches: Batches
+    refused_by_prediction: int
+
+
 class Schedule(TypedDict):
     """What the scheduler has learnt of a model, and did."""
 
@@ -120,3 +136,4 @@ class Schedule(TypedDict):
     cost_curves: list[CostCurve]  # used last first
     batches: Batches
     refused_by_prediction: int
+    devices: list[DeviceSchedule]  # in order of preference; the fields before are those of the first

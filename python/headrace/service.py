@@ -21,8 +21,9 @@ from headrace.router import ModelVersion, Router, State
 from headrace.tracing import Tracer
 
 if TYPE_CHECKING:
-    from headrace.engine import BatchStats, DurationStats, Engine, Model, ModelStats, ResponseStats, TensorInfo
+    from headrace.engine import BatchStats, DurationStats, Engine, Model, ModelStats, ResponseStats
     from headrace.repository import Repository
+    from headrace.sessions import TensorInfo
 
 __all__ = [
     "EXTENSIONS",

@@ -171,7 +171,8 @@ class Trial {
 // x: INT32[-1, width] -> y = 2 x, z = -x.
 class TrialSession final : public Session {
  public:
-  explicit TrialSession(Trial& trial, std::int64_t width = 1) : trial_(trial) {
+  explicit TrialSession(Trial& trial, std::int64_t width = 1, Placement placement = {})
+      : trial_(trial), placement_(std::move(placement)) {
     signature_.inputs.push_back({"x", DType::kInt32, {-1, width}, {"rows", ""}});
     signature_.outputs.push_back({"y", DType::kInt32, {-1, width}, {"rows", ""}});
     signature_.outputs.push_back({"z", DType::kInt32, {-1, width}, {"rows", ""}});
@@ -184,6 +185,7 @@ class TrialSession final : public Session {
     EXPECT_EQ(inside_.load(), 0) << "a session goes after its runs";
   }
   const Signature& signature() const override { return signature_; }
+  Placement placement() const override { return placement_; }
 
   Status run(BatchRun& batch) override {
     const Inside inside(inside_);
@@ -230,20 +232,25 @@ class TrialSession final : public Session {
   };
 
   Trial& trial_;
+  const Placement placement_;
   Signature signature_;
   std::atomic<int> inside_{0};
 };
 
-// Loads a TrialSession whatever the file; a file called "broken" fails.
+// Loads a TrialSession whatever the file, on the first provider that is asked for; "absent" is not there. A file called
+// "broken" fails.
 class TrialBackend final : public Backend {
  public:
   explicit TrialBackend(Trial& trial) : trial_(trial) {}
   std::string_view name() const override { return "trial"; }
   std::string version() const override { return "1"; }
   Result<std::unique_ptr<Session>> load(const std::string& model_file, const std::string&,
-                                        const SessionOptions&) override {
+                                        const SessionOptions& options) override {
     if (model_file == "broken") return invalid_argument("the file is broken");
-    return std::unique_ptr<Session>(std::make_unique<TrialSession>(trial_));
+    Placement placement;
+    if (!options.providers.empty()) placement.provider = options.providers.front().name;
+    if (placement.provider == "absent") placement = {"cpu", "there is no such device"};
+    return std::unique_ptr<Session>(std::make_unique<TrialSession>(trial_, 1, placement));
   }
 
  private:

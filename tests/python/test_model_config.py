@@ -1,6 +1,5 @@
 """config.pbtxt: what is obeyed, what is warned of by name, what is refused, and what the model completes."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -33,6 +32,7 @@ def model(**changes: Any) -> Any:
         "threads_reason": "measured",
         "thread_trials": [],
         "provider": "cpu",
+        "providers": ["cpu"],
         "backend": "onnxruntime",
     }
     return SimpleNamespace(**{**facts, **changes})
@@ -473,23 +473,3 @@ def test_completing_leaves_the_settings_alone() -> None:
     before = settings.message.SerializeToString()
     model_config.complete(settings, cast(Any, model()))
     assert settings.message.SerializeToString() == before
-
-
-def test_what_is_kept_of_a_version_lies_apart(tmp_path: Path) -> None:
-    server = config.resolve({"cache_dir": str(tmp_path)}, host=HOST)
-    tensorrt = 'optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt" } } }'
-    settings = model_config.read("m", tensorrt, server)
-    files = [tmp_path / "1.onnx", tmp_path / "2.onnx"]
-    for file in files:
-        file.write_bytes(b"weights")
-    kept = [
-        model_config.session_of(settings, version, file, server)["providers"][0]["options"]["trt_engine_cache_path"]
-        for version, file in enumerate(files, 1)
-    ]
-    assert kept[0].startswith(f"{tmp_path}/tensorrt/m-1-")
-    assert kept[1].startswith(f"{tmp_path}/tensorrt/m-2-")
-    files[0].write_bytes(b"other weights")
-    again = model_config.session_of(settings, 1, files[0], server)["providers"][0]["options"]["trt_engine_cache_path"]
-    assert again != kept[0], "the file was written again"
-    assert model_config.session_of(settings, 1, tmp_path / "gone", server) is settings.session
-    assert model_config.session_of(settings, 1, files[0], CONFIG) is settings.session

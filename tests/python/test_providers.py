@@ -54,12 +54,32 @@ def test_a_group_of_the_cpu_keeps_the_model_there() -> None:
     assert chain("instance_group { kind: KIND_CPU }", device="cuda") == ([], [])
 
 
-def test_what_one_device_cannot_do_is_warned_of() -> None:
-    found, warnings = chain("instance_group [ { gpus: [ 3, 1 ] }, { kind: KIND_CPU } ]")
-    assert [provider.options["device_id"] for provider in found] == ["1"]
-    assert warnings == ["instance_group: the model runs on one device only: GPU 1"]
+def devices(text: str, **flags: Any) -> list[tuple[str, int]]:
+    """Of each device its GPU's number, "cpu" for none, and its lanes."""
+    message = text_format.Parse(text, _proto.ModelConfig(), descriptor_pool=_proto.POOL)
+    found = providers.devices(message, config.resolve(flags, host=HOST), ValueError, lambda field, why: None)
+    return [(device.chain[-1].options["device_id"] if device.chain else "cpu", device.lanes) for device in found]
+
+
+def test_each_group_is_a_device_with_lanes_of_its_own() -> None:
+    assert devices("") == [("0", 0)]
+    assert devices("", device="cpu") == [("cpu", 0)]
+    both = "instance_group [ { kind: KIND_GPU gpus: [ 0, 1 ] count: 2 }, { kind: KIND_CPU count: 3 } ]"
+    assert devices(both) == [("0", 2), ("1", 2), ("cpu", 3)]
+    assert devices("instance_group [ { gpus: [ 3, 1 ] }, { kind: KIND_CPU } ]") == [("3", 1), ("1", 1), ("cpu", 1)]
+    again = "instance_group [ { kind: KIND_CPU }, { kind: KIND_GPU }, { kind: KIND_CPU count: 2 } ]"
+    assert devices(again) == [("cpu", 3), ("0", 1)]
+    assert devices("instance_group [ { count: 2 }, { kind: KIND_GPU gpus: [ 1 ] } ]") == [("1", 3)]
     with pytest.raises(ValueError, match="GPUs are counted from 0"):
-        chain("instance_group { gpus: [ -1 ] }")
+        devices("instance_group { gpus: [ -1 ] }")
+
+
+def test_every_gpu_has_the_accelerators() -> None:
+    text = "instance_group [ { gpus: [ 1, 2 ] }, { kind: KIND_CPU } ] " + TENSORRT % ""
+    message = text_format.Parse(text, _proto.ModelConfig(), descriptor_pool=_proto.POOL)
+    found = providers.devices(message, config.resolve({}, host=HOST), ValueError, lambda field, why: None)
+    assert [[provider.name for provider in device.chain] for device in found] == [["tensorrt", "cuda"]] * 2 + [[]]
+    assert [device.chain[0].options["device_id"] for device in found[:2]] == ["1", "2"]
 
 
 def test_tensorrt_stands_before_cuda_and_takes_tritons_words() -> None:
@@ -129,6 +149,8 @@ def test_a_plan_runs_on_its_gpu_and_nowhere_else() -> None:
     assert plan(ON_GPU + TENSORRT.replace("tensorrt", "cuda") % "")[1] == ["optimization.execution_accelerators 'cuda'"]
     with pytest.raises(ValueError, match="runs on a GPU only, and instance_group says KIND_CPU: ask for KIND_GPU"):
         plan("instance_group { kind: KIND_CPU }")
+    with pytest.raises(ValueError, match="runs on the GPU that it was built for"):
+        plan("instance_group [ { gpus: [ 0, 1 ] } ]")
     with pytest.raises(ValueError, match="runs on a GPU only, and --device is cpu: ask for KIND_GPU"):
         plan(device="cpu")
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "device_world.h"
 #include "plants.h"
 #include "world.h"
 
@@ -76,8 +77,14 @@ int run(int argc, char** argv) {
     report.seed = seed;
     report.replay = "headrace_sim --seeds " + std::to_string(seed) + ":" + std::to_string(seed + 1) +
                     (planted ? " --plant " + report.plant : "") + " --trace";
-    World world(seed, row.plant, report, fibers);
-    world.run();
+    if (!of_devices(row.plant)) {
+      World world(seed, row.plant, report, fibers);
+      world.run();
+    }
+    if (!planted || of_devices(row.plant) || row.plant == Plant::kNone) {
+      DeviceWorld world(seed, row.plant, report);
+      world.run();
+    }
   }
   if (planted) {
     std::printf("FAILED: the planted bug '%s' was not caught by seeds %llu:%llu\n", report.plant.c_str(),

@@ -28,6 +28,11 @@ enum class Plant : std::uint8_t {
   kLostWeight,        // every model has the weight 1
   kHiddenCores,       // the dispatcher is told of half of the cores that a batch keeps busy
   kHiddenResource,    // a model does not say that it needs the resource
+  kFirstDevice,       // every request goes to the first device
+  kBlindChoice,       // the choice between devices does not see what waits there
+  kMixedDevices,      // now and then a request is handed to the device that it was not sent to
+  kNoSecondChance,    // what one device refuses is offered to no other
+  kSwappedSpeeds,     // each device is taken for the other
 };
 
 struct PlantRow {
@@ -36,7 +41,10 @@ struct PlantRow {
   Invariant breaks;
 };
 
-inline constexpr std::array<PlantRow, 18> kPlants = {{
+// Those of DeviceWorld.
+constexpr bool of_devices(Plant plant) { return plant >= Plant::kFirstDevice; }
+
+inline constexpr std::array<PlantRow, 23> kPlants = {{
     {"none", Plant::kNone, Invariant::kAnswered},  // must not be caught: shows that catching means something
     {"lost-ticket", Plant::kLostTicket, Invariant::kAnswered},
     {"double-completion", Plant::kDoubleCompletion, Invariant::kOnce},
@@ -55,6 +63,11 @@ inline constexpr std::array<PlantRow, 18> kPlants = {{
     {"lost-weight", Plant::kLostWeight, Invariant::kShare},
     {"hidden-cores", Plant::kHiddenCores, Invariant::kBudget},
     {"hidden-resource", Plant::kHiddenResource, Invariant::kBudget},
+    {"first-device", Plant::kFirstDevice, Invariant::kDevice},
+    {"blind-choice", Plant::kBlindChoice, Invariant::kDevice},
+    {"mixed-devices", Plant::kMixedDevices, Invariant::kOneDevice},
+    {"no-second-chance", Plant::kNoSecondChance, Invariant::kRefusal},
+    {"swapped-speeds", Plant::kSwappedSpeeds, Invariant::kPromise},
 }};
 
 }  // namespace headrace::sim

@@ -39,6 +39,10 @@ std::string_view name(Invariant invariant) {
       return "lane time goes by weight";
     case Invariant::kBudget:
       return "what runs needs no more than there is";
+    case Invariant::kDevice:
+      return "a request goes to the device that answers it first";
+    case Invariant::kOneDevice:
+      return "a batch is of one device";
     case Invariant::kBooks:
       return "the dispatcher's books are right";
   }

@@ -54,9 +54,9 @@ PYTHON = (
     ),
     Floor(
         1,
-        ("option", "config_fields", "reflection", "http_message", "schedule", "datatypes"),
+        ("option", "config_fields", "reflection", "http_message", "schedule", "sessions", "datatypes"),
         "one option of the server | config.pbtxt's fields | reflection | HTTP's values | the scheduler, as it is shown"
-        " | names of element types",
+        " | what the core is told of sessions | names of element types",
     ),
     Floor(2, ("config",), "the only defaults, and where each value came from"),
     Floor(

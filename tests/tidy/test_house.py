@@ -26,6 +26,7 @@ BANNED_CLASS = re.compile(
 NATIVE_SUITES = {
     "conformance",
     "dispatcher_promises",
+    "engine_places",
     "engine_unload",
     "grpc_pause",
     "infer_response",
