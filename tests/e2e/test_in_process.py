@@ -1,6 +1,7 @@
 """A server inside this process: for notebooks and tests. A blocking client in the caller's own thread must work."""
 
 import asyncio
+import json
 import logging
 import subprocess
 import sys
@@ -280,3 +281,23 @@ def test_a_plan_is_not_served_elsewhere_than_on_its_gpu(repository: Repository, 
             urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/models/engine/ready", timeout=SECONDS)
         assert raised.value.code == 503
         assert "cannot be run here: TensorRT: " in raised.value.read().decode()
+
+
+def test_a_device_that_is_not_there_is_left_out_with_the_reason(repository: Repository, models: Path) -> None:
+    folder = repository(mlp=models / "mlp.onnx")
+    # A GPU number that no machine has.
+    (folder / "mlp" / "config.pbtxt").write_text(
+        "instance_group [ { kind: KIND_GPU gpus: [ 999 ] }, { kind: KIND_CPU } ]"
+    )
+    with headrace.Server(folder, **ANY) as server:
+        ask(at(server))
+        url = f"http://127.0.0.1:{server.http_port}/v2/models/mlp/scheduler"
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            schedule = json.loads(answer.read())
+        (place,) = schedule["devices"]
+        assert (place["device"], place["provider"]) == ("cpu", "cpu")
+        assert place["note"].startswith("CUDA: ")
+        assert place["batches"]["count"] == schedule["batches"]["count"] == 1
+    with headrace.Server(folder, strict_device=True, **ANY) as server:
+        (model,) = server.models
+        assert "is not to run elsewhere: CUDA: " in model.reason
