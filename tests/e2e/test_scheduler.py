@@ -139,7 +139,13 @@ def test_what_was_learnt_and_done_can_be_read(server: ServerProcess) -> None:
     with Peer(server.grpc) as peer:
         run = learn(peer, "slow", runs=10)
     shown = settled(server, "slow")
-    assert shown == page(server, "/v2/models/slow/versions/1/scheduler") | {"batches": shown["batches"]}
+    ages = {key: shown[key] for key in ("batches", "devices")}  # these have grown
+    assert shown == page(server, "/v2/models/slow/versions/1/scheduler") | ages
+    (place,) = shown["devices"]
+    assert (place["device"], place["provider"], place["waiting"], place["running"]) == ("cpu", "cpu", 0, 0)
+    assert {key: place[key] for key in ("lanes", "cost_curves")} == {
+        key: shown[key] for key in ("lanes", "cost_curves")
+    }
     assert (shown["name"], shown["version"], shown["learning"]) == ("slow", "1", True)
     curve = shown["cost_curves"][0]
     assert curve["runs"] == 10

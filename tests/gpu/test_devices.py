@@ -1,4 +1,4 @@
-"""Sessions on a GPU, and on the CPU beside it. `pytest tests/gpu` where there is one: the suite's machines have none."""
+"""Sessions on a GPU, and on the CPU beside it: `pytest tests/gpu`, where there is one. The suite needs none."""
 
 import ctypes
 import json

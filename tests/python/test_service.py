@@ -33,6 +33,7 @@ def ready(name: str, version: int) -> ModelVersion:
         thread_trials=[],
         provider="cpu",
         provider_note="CUDA: no",
+        providers=["cpu"],
         batching_reason="because",
         metadata={"producer": "somebody"},
     )

@@ -38,7 +38,7 @@ class DeviceWorld {
     CostEstimate predict(const CostKey& key, std::int64_t rows) const override;
     std::int64_t best_rows(const CostKey& key, std::int64_t most, Nanos span) const override;
     std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const override;
-    std::int64_t trial(const CostKey&, std::int64_t) override { return 0; }
+    std::int64_t trial(const CostKey&, std::int64_t, Nanos) override { return 0; }
 
    private:
     const Nanos fixed_;
