@@ -97,7 +97,7 @@ void Engine::give_back() {
 
 void Engine::give_back_now() {
   const std::uint64_t allocations = pool_.stats().allocations;
-  const bool quiet = std::exchange(allocations_seen_, allocations) == allocations && scheduler_->in_flight() == 0;
+  const bool quiet = std::exchange(allocations_seen_, allocations) == allocations && devices_->in_flight() == 0;
   if (quiet && at_rest_) return;  // it is all back
   at_rest_ = quiet;
   std::vector<std::shared_ptr<Backend>> backends;
