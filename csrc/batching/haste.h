@@ -3,6 +3,7 @@
 // is late. Pure; one for all models, because they share the lanes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/clock.h"
@@ -14,15 +15,15 @@ class Haste {
   static constexpr Nanos kForgotten = kSecond;  // after which the haste of those who came no longer counts
 
   // Somebody came at `now` and wants an answer within `span`. About one in 64 wants it sooner than exact() says: a step
-  // down weighs 64 times one up (Robbins and Monro's way to a quantile, 1951, with steps in proportion to the
-  // distance).
+  // down weighs 64 times one up (Robbins and Monro's way to a quantile, 1951, with steps in proportion to the value
+  // and never beyond what was seen).
   void note(Nanos span, Nanos now) {
     if (now - seen_ > kForgotten || exact_ == kNever) {
       exact_ = span;
     } else if (span < exact_) {
-      exact_ -= (exact_ - span) / 4;
+      exact_ -= std::min(exact_ - span, exact_ / 4);
     } else {
-      exact_ += (span - exact_) / 256;
+      exact_ += std::min(span - exact_, exact_ / 256);
     }
     seen_ = now;
   }

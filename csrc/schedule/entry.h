@@ -31,6 +31,9 @@ struct Rank {
 };
 
 struct Dispatcher::Entry {
+  static constexpr double kAllLanes = 1e9;
+  static constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
+
   Entry(std::string name, BatchingPolicy policy, int most_lanes, void* owner, Costs* known)
       : queue(std::move(name), std::move(policy)),
         max_lanes(most_lanes),
@@ -44,8 +47,11 @@ struct Dispatcher::Entry {
   int max_lanes;      // that run it at a time, as things are
   int allowed_lanes;  // at most
   LaneShare share;
-  bool delays;  // a batch may wait for its queue delay
-  bool unruly;  // its order is not by time alone
+  double most_promised = kAllLanes;     // lanes, for what waits with targets
+  std::size_t most_waiting = kNoLimit;  // of these
+  Nanos promised = 0;                   // their work, lane time
+  bool delays;                          // a batch may wait for its queue delay
+  bool unruly;                          // its order is not by time alone
   void* model;
   Costs* costs;
   ResourceRoom::Needs needs;  // of each batch

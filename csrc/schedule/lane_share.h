@@ -34,8 +34,19 @@ class LaneShare {
     rate_ += std::min(1.0, static_cast<double>(time) / static_cast<double>(kSecond)) * (now - rate_);
     rows_ = 0;
   }
-  // Of 1 .. `most` lanes, where others want answers within `span`; it has `has` of them.
-  int lanes(const Costs& costs, std::int64_t max_rows, Nanos span, Nanos now, int has, int most) const {
+  // So many lanes would its arrivals keep busy, in batches of what comes within half of the time that they can wait.
+  double need(const Costs& costs, std::int64_t max_rows, Nanos now) const {
+    if (rate_ <= 0) return 0;
+    const auto most = static_cast<double>(costs.best_rows(key_, std::max<std::int64_t>(max_rows, 1), kNever));
+    const double rows = std::clamp(std::floor(rate_ * static_cast<double>(own_.exact(now)) / 2), 1.0, most);
+    const auto time = static_cast<double>(costs.predict(key_, static_cast<std::int64_t>(rows)).typical);
+    return rate_ * time / rows;
+  }
+  // Rows a nanosecond that want their answers about as soon as `span`.
+  double hasty(Nanos span, Nanos now) const { return span != kNever && own_.exact(now) / kLater < span ? rate_ : 0; }
+  // Of 1 .. `most` lanes, where others want answers within `span`, `hasty` rows a nanosecond of them; it has `has`
+  // lanes.
+  int lanes(const Costs& costs, std::int64_t max_rows, Nanos span, double hasty, Nanos now, int has, int most) const {
     if (span == kNever || most == 1 || rate_ <= 0) return most;
     const std::int64_t rows = costs.best_rows(key_, max_rows, span);
     const auto alone = static_cast<double>(costs.predict(key_, 1).typical);
@@ -46,6 +57,11 @@ class LaneShare {
     const Fill& fill = is_long ? kWaits : kInTime;
     const double need = rate_ * row;  // lanes
     const int fewer = static_cast<int>(std::ceil(need / fill.fewer));
+    // It could have them all. With one less as many of its own are lost as do not fit, and else those in haste.
+    if (is_long && fewer >= most) {
+      const double lost = (std::min<double>(need, most) - (most - 1)) / row;
+      return hasty > lost * (has < most ? fill.fewer : fill.more) ? most - 1 : most;
+    }
     if (need > fill.more * has || fewer < has) return std::clamp(fewer, 1, most);
     return has;
   }

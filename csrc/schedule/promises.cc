@@ -11,9 +11,6 @@ namespace {
 
 // Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
 constexpr Nanos kCostsFresh = kSecond;
-// So often at most do batches follow how soon answers are wanted.
-constexpr Nanos kFollowEvery = 50 * kMillisecond;
-constexpr double kContended = 0.5;  // of the lanes' time, from which on they are worth sharing
 
 }  // namespace
 
@@ -95,7 +92,10 @@ void Promises::count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now) {
   queued_work_ += ticket.work;
   entry.queued_work += ticket.work;
   if (ticket.target != kNever || entry.waits) ticket.work_place = demand_.add(ticket.order_when, ticket.work);
-  if (ticket.target != kNever) return;
+  if (ticket.target != kNever) {
+    entry.promised += ticket.work;
+    return;
+  }
   if (entry.patient == nullptr) entry.patient = std::make_unique<Demand>();
   entry.patient->advance(now);
   ticket.work_place = entry.patient->add(ticket.order_when, ticket.work);
@@ -108,7 +108,11 @@ void Promises::uncount(Dispatcher::Entry& entry, Ticket& ticket) {
   queued_work_ -= work;
   entry.queued_work -= work;
   if (ticket.target != kNever || entry.waits) demand_.remove(ticket.work_place, work);
-  if (ticket.target == kNever) entry.patient->remove(ticket.work_place, work);
+  if (ticket.target == kNever) {
+    entry.patient->remove(ticket.work_place, work);
+  } else {
+    entry.promised -= work;
+  }
 }
 
 void Promises::unparked(Dispatcher::Entry& entry, Nanos now) {
@@ -140,107 +144,6 @@ Nanos Promises::end_of(const Dispatcher::Entry& entry, Nanos work, Nanos batch, 
 bool Promises::later_keep_time(const Dispatcher::Entry& entry, Nanos from, Nanos room, Nanos now) const {
   return demand_.later_keeps(
       from, [&](Nanos work, Nanos begin) { return end_of(entry, work, 0, now) + dearest_ + room < begin; });
-}
-
-// What could not be had of idle lanes either hurries nobody.
-void Promises::note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) {
-  const Nanos span = ticket.target - now;
-  const bool sooner = span < haste_.exact(now);
-  if (sooner && entry.costs->predict(entry.queue.cost_key(ticket), ticket.rows).typical >= span) return;
-  haste_.note(span, now);
-}
-
-// All that waits costs something else now.
-void Promises::recount(Nanos now) {
-  std::vector<WaitingGroup> groups;
-  demand_.advance(now);
-  for (const auto& entry : entries_) {
-    if (entry->costs == nullptr || entry->parked || entry->queue.empty()) continue;
-    entry->queue.reprice();
-    account(*entry);
-    groups.clear();
-    entry->queue.append_groups(groups);
-    for (const WaitingGroup& group : groups) {
-      for (const Slot& slot : group.slots) {
-        uncount(*entry, *slot.ticket);
-        count(*entry, *slot.ticket, now);
-        if (slot.ticket->promised) dearest_ = std::max(dearest_, Queue::batch_cost(*slot.ticket));
-      }
-    }
-  }
-}
-
-bool Promises::set_lanes(Dispatcher::Entry& entry, int lanes) {
-  if (entry.max_lanes == lanes) return false;
-  const auto all = static_cast<int>(lanes_.size());
-  if (entry.waits && entry.max_lanes < all) --narrow_;
-  entry.max_lanes = lanes;
-  if (entry.waits && lanes < all) ++narrow_;
-  return true;
-}
-
-// Batches of another size, and fewer lanes or more, may break a promise: only if a forecast finds that they do not.
-const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
-  followed_.clear();
-  const Nanos step = now - follow_last_;
-  if (step < kFollowEvery) return followed_;
-  follow_last_ = now;
-  const double share = static_cast<double>(busy_) / static_cast<double>(step) / static_cast<double>(lanes_.size());
-  busy_share_ += (std::min(share, 1.0) - busy_share_) / 4;
-  busy_ = 0;
-  const Nanos span = haste_.moved(now) ? haste_.exact(now) : haste_.span();
-  std::vector<int> lanes;
-  for (const auto& entry : entries_) {
-    if (entry->costs == nullptr || entry->allowed_lanes == 1) continue;
-    entry->share.step(step);
-    const bool shares = busy_share_ > kContended && entry->queue.policy().dynamic_batching;
-    const int wanted = shares ? entry->share.lanes(*entry->costs, entry->queue.policy().max_batch_size, span, now,
-                                                   entry->max_lanes, entry->allowed_lanes)
-                              : entry->allowed_lanes;
-    if (wanted == entry->max_lanes) continue;
-    followed_.push_back(entry.get());
-    lanes.push_back(wanted);
-  }
-  const Nanos before = haste_.span();
-  if (followed_.empty() && span == before) return followed_;
-  if (counted_ > kMostPlayed) {
-    followed_.clear();
-    return followed_;
-  }
-  const auto exchange = [&](Nanos other) {
-    if (other != haste_.span()) haste_.set_span(other);
-    for (std::size_t i = 0; i < followed_.size(); ++i) {
-      const int old = followed_[i]->max_lanes;
-      set_lanes(*followed_[i], lanes[i]);
-      lanes[i] = old;
-    }
-    recount(now);
-  };
-  exchange(span);
-  plan_holds_ = false;
-  last_refusal_ = {};
-  if (targets() == 0) return followed_;
-  const auto late = [&] {
-    begin_forecast(now);
-    return forecast_.run(kNoSequence, nullptr).late;
-  };
-  const std::size_t late_then = late();
-  if (late_then > 0) {
-    // Or would as many be late without it?
-    exchange(before);
-    if (late_then > late()) {
-      followed_.clear();
-      return followed_;
-    }
-    exchange(span);
-  }
-  tight_ = targets();
-  tight_before_ = young_from_ = next_sequence_;
-  old_ = young_ = {};
-  if (late_then > 0) return followed_;
-  promised_before_ = next_sequence_;
-  plan_holds_ = true;
-  return followed_;
 }
 
 Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Entry* due, Nanos now) {
@@ -287,7 +190,8 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Ent
     return slack() - room >= added || (unruly_ == 0 && end + room < ticket->order_when &&
                                        later_keep_time(entry, brought > 0 ? 0 : ticket->order_when, room, now));
   };
-  if (end + room < ticket->target && harmless()) {
+  const bool over = over_share(entry, *ticket, now);
+  if (!over && end + room < ticket->target && harmless()) {
     if (!last) spend(added);
     if (tight_ == 0) promised_before_ = next_sequence_;
     ++young_.tickets;
@@ -301,7 +205,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Ent
                          last_refusal_.end >= ticket->target;
   Forecast::Result result{1, true, as_before ? last_refusal_.end : end};
   bool taken_out = false;
-  if (!as_before && queued_ <= kMostPlayed) {
+  if (!over && !as_before && queued_ <= kMostPlayed) {
     if (played(entry, ticket, due, now, taken_out, result)) {
       tight_ = targets() + 1;
       tight_before_ = young_from_ = next_sequence_;
@@ -319,6 +223,7 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Ent
   ticket->time.queued = 0;
   ticket->target = kNever;
   ++entry.refused;
+  if (over) return over_share_refusal(entry, target, now);
   return refusal(entry, *ticket, target, result, now);
 }
 
@@ -370,7 +275,7 @@ bool Promises::leaves_in_time(Dispatcher::Entry& entry, Ticket* ticket, const Di
   if (result.asked_late && entry.queue.size() == 1 && entry.lanes == 0) {
     // Nothing of this model has run lately: perhaps what is known of it is no longer true, and nothing else would tell.
     const CostEstimate cost = entry.costs->predict(entry.queue.cost_key(*ticket), ticket->rows);
-    if (cost.seen < now && now - cost.seen > kCostsFresh) return true;
+    if (cost.seen < now && now - cost.seen > kCostsFresh && now + cost.high >= ticket->target) return true;
   }
   if (result.asked_late) return false;
   // It makes others late. Or would they be without it?

@@ -29,6 +29,7 @@
 #include "schedule/device_choice.h"
 #include "schedule/entry.h"
 #include "schedule/forecast.h"
+#include "schedule/lane_claims.h"
 
 namespace headrace {
 
@@ -105,6 +106,7 @@ class Promises {
   Nanos slack() const { return std::min(old_.slack, young_.slack); }
   void spend(Nanos work);
   void note_haste(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
+  void claim(Nanos step, Nanos now);
   bool set_lanes(Dispatcher::Entry& entry, int lanes);
   void recount(Nanos now);
   void account_cores(Dispatcher::Entry& entry);
@@ -120,6 +122,8 @@ class Promises {
   void begin_forecast(Nanos now, const Dispatcher::Entry* besides = nullptr);
   std::size_t late_after(int lane, Dispatcher::Entry& entry, const TakeOptions& options, std::uint64_t joins_before,
                          Nanos now);
+  static bool over_share(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
+  static Status over_share_refusal(const Dispatcher::Entry& entry, Nanos target, Nanos now);
   static Status refusal(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos target,
                         const Forecast::Result& result, Nanos now);
 
@@ -132,6 +136,7 @@ class Promises {
   Nanos follow_last_ = -kSecond;  // when it was last looked at
   Nanos busy_ = 0;                // time of lanes since then
   double busy_share_ = 0;
+  LaneClaims claims_;
   std::vector<Dispatcher::Entry*> followed_;
   Nanos queued_work_ = 0;    // of all queued tickets, as far as it is known
   std::size_t counted_ = 0;  // tickets of all queues, whose work is known

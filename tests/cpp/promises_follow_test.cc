@@ -1,0 +1,132 @@
+// Promises over seconds of arrivals: what one model is promised leaves room for the others.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "known_costs.h"
+#include "schedule/dispatcher.h"
+
+namespace headrace {
+namespace {
+
+constexpr std::size_t kLanes = 2;
+constexpr Nanos kTick = kMillisecond;
+
+struct Load {
+  Nanos every;
+  Nanos run;  // of one row; a row more takes as long again
+  Nanos deadline;
+  double weight = 1;
+};
+
+struct Outcome {
+  int sent = 0;
+  int refused = 0;
+  int late = 0;
+  int good = 0;
+};
+
+// Plays `seconds` of two models on two lanes, a tick at a time; runs take exactly what is known of them.
+class PromisesFollowTest : public ::testing::Test {
+ protected:
+  std::array<Outcome, 2> play(const std::array<Load, 2>& loads, Nanos seconds) {
+    Dispatcher dispatcher(kLanes);
+    std::array<std::unique_ptr<KnownCosts>, 2> costs;
+    std::array<Dispatcher::Entry*, 2> entries{};
+    std::array<Outcome, 2> outcomes;
+    for (std::size_t i = 0; i < loads.size(); ++i) {
+      costs[i] = std::make_unique<KnownCosts>(0, loads[i].run);
+      costs[i]->best = 1;
+      BatchingPolicy policy;
+      policy.dynamic_batching = true;
+      policy.max_batch_size = 8;
+      Share share;
+      share.weight = loads[i].weight;
+      entries[i] = dispatcher.add(i == 0 ? "slow" : "fast", policy, kLanes, nullptr, costs[i].get(), share);
+    }
+    std::array<Dispatcher::Assignment, kLanes> work;
+    std::array<Nanos, kLanes> ends{kNever, kNever};
+    for (Nanos now = 0; now < seconds * kSecond; now += kTick) {
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        if (ends[lane] > now) continue;
+        const std::size_t model = work[lane].entry == entries[0] ? 0 : 1;
+        count(dispatcher.settle(work[lane].entry, work[lane].tickets), now, outcomes[model]);
+        dispatcher.release(static_cast<int>(lane), work[lane], now);
+        ends[lane] = kNever;
+      }
+      for (std::size_t i = 0; i < loads.size(); ++i) {
+        if (now % loads[i].every != 0) continue;
+        tickets_.push_back(std::make_unique<Ticket>());
+        Ticket* ticket = tickets_.back().get();
+        ticket->rows = 1;
+        ticket->deadline = now + loads[i].deadline;
+        ++outcomes[i].sent;
+        if (!dispatcher.submit(entries[i], ticket, now).ok()) ++outcomes[i].refused;
+      }
+      TicketChain expired = dispatcher.expire(now);
+      EXPECT_EQ(expired.first, nullptr) << "what was promised was kept";
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        if (ends[lane] != kNever) continue;
+        dispatcher.take(static_cast<int>(lane), now, work[lane]);
+        if (work[lane].entry == nullptr) continue;
+        const std::size_t model = work[lane].entry == entries[0] ? 0 : 1;
+        ends[lane] = now + loads[model].run * work[lane].rows;
+      }
+    }
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+      if (ends[lane] == kNever) continue;
+      dispatcher.settle(work[lane].entry, work[lane].tickets);
+      dispatcher.release(static_cast<int>(lane), work[lane], seconds * kSecond);
+    }
+    for (Dispatcher::Entry* entry : entries) dispatcher.close(entry);
+    return outcomes;
+  }
+
+  static void count(const TicketChain& chain, Nanos now, Outcome& outcome) {
+    for (const Ticket* ticket = chain.first; ticket != nullptr; ticket = static_cast<const Ticket*>(ticket->next)) {
+      ++(now <= ticket->deadline ? outcome.good : outcome.late);
+    }
+  }
+
+  std::vector<std::unique_ptr<Ticket>> tickets_;
+};
+
+TEST_F(PromisesFollowTest, ASlowModelWithFarTargetsDoesNotCrowdOutAFastOne) {
+  // Four lanes' worth of runs of 40 ms that may take five seconds, beside a third of a lane's worth of short ones.
+  const auto [slow, fast] = play({{{10 * kMillisecond, 40 * kMillisecond, 5 * kSecond},
+                                   {30 * kMillisecond, 10 * kMillisecond, 150 * kMillisecond}}},
+                                 20);
+  EXPECT_GE(fast.good, fast.sent * 85 / 100) << fast.refused << " refused";
+  EXPECT_EQ(fast.late + slow.late, 0);
+  // What is left is not wasted either: 1.6 lanes for 20 s make 800 runs.
+  EXPECT_GE(slow.good, 640);
+}
+
+TEST_F(PromisesFollowTest, RunsAsLongAsOthersCanWaitLeaveThemALane) {
+  const auto [slow, fast] = play({{{10 * kMillisecond, 45 * kMillisecond, 5 * kSecond},
+                                   {30 * kMillisecond, 10 * kMillisecond, 50 * kMillisecond}}},
+                                 20);
+  EXPECT_GE(fast.good, fast.sent * 9 / 10) << fast.refused << " refused";
+  EXPECT_GE(slow.good, 400) << "a lane of its own makes 444 runs";
+}
+
+TEST_F(PromisesFollowTest, TwoThatAskForTooMuchShareByWeight) {
+  const auto [heavy, light] = play({{{10 * kMillisecond, 30 * kMillisecond, 2 * kSecond, 3},
+                                     {10 * kMillisecond, 30 * kMillisecond, 2 * kSecond, 1}}},
+                                   20);
+  EXPECT_GE(heavy.good + light.good, 1200) << "of 1,333 that two lanes can do";
+  EXPECT_NEAR(static_cast<double>(heavy.good) / light.good, 3, 0.6);
+}
+
+TEST_F(PromisesFollowTest, WhoIsAloneMayPromiseAllThatItCanKeep) {
+  // 1.6 lanes in a burst would be no reason to refuse anybody.
+  const auto [only, nobody] =
+      play({{{25 * kMillisecond, 40 * kMillisecond, 5 * kSecond}, {100 * kSecond, kMillisecond, kSecond}}}, 10);
+  EXPECT_EQ(only.refused, 0);
+  EXPECT_EQ(nobody.late, 0);
+}
+
+}  // namespace
+}  // namespace headrace
