@@ -17,8 +17,8 @@ struct BackendOptions {
   void* log_context = nullptr;
 };
 
-// Opens the backend `name` ("onnxruntime", "echo", "tensorrt"). A missing runtime is FAILED_PRECONDITION and names the package that
-// provides it (`pip install headrace[cpu]`); an unknown name is NOT_FOUND and lists the known ones.
+// Opens the backend `name` ("onnxruntime", "echo", "tensorrt"). A missing runtime is FAILED_PRECONDITION and names the
+// package that provides it (`pip install headrace[cpu]`); an unknown name is NOT_FOUND and lists the known ones.
 Result<std::shared_ptr<Backend>> open_backend(std::string_view name, const BackendOptions& options);
 std::vector<std::string_view> backend_names();
 

@@ -218,7 +218,7 @@ void Loader::load(Residence& residence) {
     residence.stats.load_time = took;
     residence.stats.load_time_sum += took;
     residency_.loaded(residence.item, std::move(memory), took, uses(&residence));
-    model.for_each_place([&](const Model& place) { by_entry_[place.entry] = &residence; });
+    for (const Dispatcher::Entry* entry : model.entries()) by_entry_[entry] = &residence;
   } else {
     ++failures_;
     const std::string words =
@@ -298,8 +298,7 @@ void Loader::evict(Residence& residence) {
 
 void Loader::retire(Model& model) {
   MutexLock lock(mutex_);
-  const auto forget = [&] { model.for_each_place([&](const Model& place) { by_entry_.erase(place.entry); }); };
-  forget();
+  for (const Dispatcher::Entry* entry : model.entries()) by_entry_.erase(entry);
   // Looked up again after each wait: of two who retire a model at once, one finds it gone.
   auto found = residences_.find(&model);
   while (found != residences_.end() && (found->second->item->state == Residency::State::kLoading ||
@@ -310,7 +309,7 @@ void Loader::retire(Model& model) {
   if (found == residences_.end()) return;
   Residence& residence = *found->second;
   residency_.retire(residence.item);
-  forget();
+  for (const Dispatcher::Entry* entry : model.entries()) by_entry_.erase(entry);
   ++changes_;
   ++changes_begun_;
   lock.unlock();

@@ -97,6 +97,11 @@ struct Model {
     each(*this);
     for (const auto& twin : twins) each(static_cast<const Model&>(*twin));
   }
+  std::vector<Dispatcher::Entry*> entries() const {  // of all places
+    std::vector<Dispatcher::Entry*> all;
+    for_each_place([&all](const Model& place) { all.push_back(place.entry); });
+    return all;
+  }
 
   bool batched() const { return policy.max_batch_size > 0; }
   // Fills what follows from name, version, signature and policy.

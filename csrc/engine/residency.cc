@@ -11,7 +11,7 @@ Residency::Residency(std::size_t budget, int loads_at_once) : budget_(budget), l
   HEADRACE_CHECK(loads_at_once > 0);
 }
 
-Residency::Item* Residency::add(void* owner, ModelMemory expected) {
+Residency::Item* Residency::add(void* owner, const ModelMemory& expected) {
   items_.push_back(std::make_unique<Item>());
   Item* item = items_.back().get();
   item->owner = owner;

@@ -77,7 +77,7 @@ class Residency {
   std::size_t part(const Item* item) const;
 
   // Asleep, and expected to need so much.
-  Item* add(void* owner, ModelMemory expected);
+  Item* add(void* owner, const ModelMemory& expected);
   // Neither loading nor being evicted.
   void remove(Item* item);
 

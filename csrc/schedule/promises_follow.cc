@@ -72,7 +72,7 @@ void Promises::claim(Nanos step, Nanos now) {
       entry->most_promised = claims_.left_to(index);
       // Or forecasts, without which nobody in haste is taken in, would be too long.
       const double part = claims_.left_to(index) / static_cast<double>(lanes_.size());
-      entry->most_waiting = static_cast<std::size_t>(part * (kMostPlayed / 2)) + 1;
+      entry->most_waiting = static_cast<std::size_t>(part * static_cast<double>(kMostPlayed) / 2) + 1;
     }
     ++index;
   }
