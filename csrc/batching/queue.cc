@@ -19,6 +19,11 @@ std::size_t bytes_of(const Ticket& ticket) {
   return bytes;
 }
 
+// What a sum of them holds, however many a caller says that there are.
+std::int32_t counted_rows(const Ticket& ticket) {
+  return static_cast<std::int32_t>(std::clamp<std::int64_t>(ticket.rows, 1, kMostRows));
+}
+
 Nanos later(Nanos time, Nanos by) { return time > kNever - by ? kNever : time + by; }
 
 OrderKey key_of(const Ticket& ticket) { return {ticket.order_level, ticket.order_when, ticket.sequence}; }
@@ -316,12 +321,12 @@ void Queue::insert(Ticket* ticket, std::uint32_t level, Nanos now, std::uint64_t
     group->oldest_queued = last_push_;
   }
   const std::int64_t load = impl_->load_of(*ticket);
-  const auto rows = static_cast<std::int32_t>(std::clamp<std::int64_t>(ticket->rows, 1, kMostRows));
+  const auto rows = counted_rows(*ticket);
   group->line.insert({key_of(*ticket), ticket, ticket->target, static_cast<std::int32_t>(load), rows});
   group->load += load;
   ++size_;
   bytes_ += bytes;
-  rows_ += ticket->rows;
+  rows_ += rows;
   if (costs_ != nullptr) {
     if (rows > group->dearest) {
       group->dearest = rows;
@@ -351,7 +356,7 @@ void Queue::remove(Ticket* ticket) {
   ticket->group = nullptr;
   --size_;
   bytes_ -= ticket->queued_bytes;
-  rows_ -= ticket->rows;
+  rows_ -= counted_rows(*ticket);
   if (ticket->target != kNever) {
     --targets_;
     --group->targets;
@@ -400,6 +405,7 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
     ticket->queue_next = i + 1 < taken.size() ? taken[i + 1].ticket : nullptr;
     batch.rows += ticket->rows;
     bytes_ -= ticket->queued_bytes;
+    rows_ -= taken[i].rows;
     batch.oldest = std::min(batch.oldest, ticket->time.queued);
     if (taken[i].target != kNever) {
       --targets_;
@@ -413,7 +419,6 @@ Batch Queue::take(Nanos now, const TakeOptions& options) {
   }
   group->load -= extent.load;
   size_ -= extent.tickets;
-  rows_ -= batch.rows;
   line.drop_front(extent.tickets);
   if (costs_ != nullptr) weigh(group);
   if (!oldest_left) impl_->find_oldest(group);
