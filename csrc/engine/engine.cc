@@ -62,7 +62,8 @@ Engine::Engine(const EngineOptions& options)
       backends_(options.backends),
       catalog_(std::make_shared<const Catalog>()),
       loader_(std::make_unique<Loader>(options.model_memory, options.load_threads, options.measure_memory, pool_,
-                                       options.clock != nullptr ? *options.clock : SteadyClock::instance())),
+                                       options.clock != nullptr ? *options.clock : SteadyClock::instance(),
+                                       [this] { give_back_of_runtimes(true); })),
       devices_(std::make_unique<Devices>(SchedulerOptions{options.lanes, options.clock, {}, loader_.get()}, pool_)),
       thread_planner_(options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, devices_->cpu().clock(),
                       [this] { return devices_->in_flight() != 0; }),
@@ -100,18 +101,22 @@ void Engine::give_back_now() {
   const bool quiet = std::exchange(allocations_seen_, allocations) == allocations && devices_->in_flight() == 0;
   if (quiet && at_rest_) return;  // it is all back
   at_rest_ = quiet;
+  if (quiet) {
+    pool_.trim();
+  } else {
+    pool_.give_back_unused();
+  }
+  give_back_of_runtimes(quiet);
+}
+
+void Engine::give_back_of_runtimes(bool all) {
   std::vector<std::shared_ptr<Backend>> backends;
   {
     MutexLock lock(backends_mutex_);
     for (const auto& [name, backend] : backends_) backends.push_back(backend);
   }
-  for (const std::shared_ptr<Backend>& backend : backends) backend->give_back(quiet);
-  if (quiet) {
-    pool_.trim();
-    release_heap();
-  } else {
-    pool_.give_back_unused();
-  }
+  for (const std::shared_ptr<Backend>& backend : backends) backend->give_back(all);
+  if (all) release_heap();
 }
 
 Engine::~Engine() {

@@ -156,6 +156,8 @@ class Engine {
   static bool sweep_later(void* engine);
   struct GiveBackJob;
   void give_back_now();
+  // Of the runtimes and the heap; `all`: whatever is not in use, otherwise what has not been lately.
+  void give_back_of_runtimes(bool all);
   Status decide_batching(const ModelSpec& spec, Model& model);
   // Session, signature, batching, warm-up and entry: what a version's first load is.
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);

@@ -55,9 +55,11 @@ struct Loader::Turn final : Job, CompletionSink {
   Loader& loader;
 };
 
-Loader::Loader(std::size_t budget, int threads, bool measured, Pool& pool, const Clock& clock)
+Loader::Loader(std::size_t budget, int threads, bool measured, Pool& pool, const Clock& clock,
+               std::function<void()> give_back)
     : pool_(pool),
       clock_(clock),
+      give_back_(std::move(give_back)),
       threads_(std::max(threads, 1)),
       measured_(measured),
       residency_(budget, std::max(threads, 1)),
@@ -179,7 +181,7 @@ void Loader::load(Residence& residence) {
   }
   const Nanos took = clock_.now() - started;
   if (!status.ok()) drop_sessions(model);
-  release_heap();  // what the load needed for a while
+  give_back_();  // what the load needed for a while
   std::vector<SharedMemory> shared;
   if (status.ok()) {
     model.for_each_place([&](const Model& place) {
@@ -288,7 +290,7 @@ void Loader::evict(Residence& residence) {
   ++changes_begun_;
   mutex_.unlock();
   drop_sessions(model);
-  release_heap();
+  give_back_();
   mutex_.lock();
   --changes_;
   ++evictions_;
@@ -315,7 +317,7 @@ void Loader::retire(Model& model) {
   lock.unlock();
   drop_sessions(model);
   pool_.trim();
-  release_heap();
+  give_back_();
   lock.lock();
   --changes_;
   residency_.remove(residence.item);

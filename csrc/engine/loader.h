@@ -56,8 +56,10 @@ struct LoadNeed {
 
 class Loader final : public ParkingListener {
  public:
-  // `measured` false: sessions are taken to need what their files let expect.
-  Loader(std::size_t budget, int threads, bool measured, Pool& pool, const Clock& clock);
+  // `measured` false: sessions are taken to need what their files let expect. `give_back` returns memory that the
+  // runtimes keep for runs and do not use now: what only a session that ended, or a load, has needed.
+  Loader(std::size_t budget, int threads, bool measured, Pool& pool, const Clock& clock,
+         std::function<void()> give_back);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
@@ -99,6 +101,7 @@ class Loader final : public ParkingListener {
 
   Pool& pool_;
   const Clock& clock_;
+  const std::function<void()> give_back_;
   const int threads_;
   const bool measured_;
   Devices* devices_ = nullptr;

@@ -166,19 +166,17 @@ def test_a_file_that_changes_is_loaded_again(tmp_path: Path) -> None:
 class Engine:
     """Loads what is called good, refuses what is called bad, and remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 0) -> None:
+        """`together`: so many loads wait for each other."""
         self.loaded: list[str] = []
         self.unloaded: list[str] = []
         self.labels: dict[str, dict[str, list[str]]] = {}
-        self.most = 0
         self.settled = False
-        self._now = 0
+        self._together = asyncio.Barrier(together) if together else None
 
     async def load(self, **spec: Any) -> Any:
-        self._now += 1
-        self.most = max(self.most, self._now)
-        await asyncio.sleep(0)
-        self._now -= 1
+        if self._together is not None:
+            await asyncio.wait_for(self._together.wait(), 60)
         if spec["name"].startswith("bad"):
             raise InvalidArgument(f"{spec['model_file']} is not a model.")
         if spec["name"].startswith("worse"):
@@ -210,8 +208,8 @@ class Engine:
         self.settled = True
 
 
-def load(root: Path, **flags: object) -> tuple[Repository, Router, Engine, list[Any]]:
-    engine, published = Engine(), list[Any]()
+def load(root: Path, *, together: int = 0, **flags: object) -> tuple[Repository, Router, Engine, list[Any]]:
+    engine, published = Engine(together), list[Any]()
     router = Router(published.append)
     settings = config.resolve({"model_repository": str(root), **flags}, host=HOST)
     repository = Repository(cast(Any, engine), router, settings)
@@ -246,8 +244,8 @@ def test_one_broken_model_stops_no_other(tmp_path: Path) -> None:
 
 def test_models_load_side_by_side_and_are_known_while_they_load(tmp_path: Path) -> None:
     put(tmp_path, "a/1/model.onnx", "b/1/model.onnx")
-    _, _, engine, published = load(tmp_path)
-    assert engine.most == 2
+    _, _, engine, published = load(tmp_path, together=2)
+    assert sorted(engine.loaded) == ["a", "b"]
     assert published[0] == [(name, text, "it is still loading") for name in ("a", "b") for text in ("", "1")]
     assert [row[2].name for row in published[-1]] == ["a", "a", "b", "b"]
 
