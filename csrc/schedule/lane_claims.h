@@ -19,7 +19,8 @@ class LaneClaims {
   static constexpr double kRoom = 1.05;  // times what came lately: it varies
 
   void clear() { claims_.clear(); }
-  void add(double need, double weight) { claims_.push_back({need * kRoom, weight}); }
+  // need: lanes that its arrivals would keep busy; most: that it may have at a time.
+  void add(double need, double most, double weight) { claims_.push_back({need * kRoom, most, weight}); }
 
   // Who may have how much of so many lanes?
   void divide(double lanes) {
@@ -30,34 +31,36 @@ class LaneClaims {
     for (std::size_t i = 0; i < order_.size(); ++i) order_[i] = i;
     // Those that ask for least over their weight are given it first.
     std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
-      return claims_[a].need * claims_[b].weight < claims_[b].need * claims_[a].weight;
+      return claims_[a].can_use() * claims_[b].weight < claims_[b].can_use() * claims_[a].weight;
     });
     double left = lanes;
     double weights = 0;
     for (const Claim& claim : claims_) weights += claim.weight;
     for (const std::size_t i : order_) {
       const Claim& claim = claims_[i];
-      if (claim.need * weights > left * claim.weight) {
+      if (claim.can_use() * weights > left * claim.weight) {
         level_ = left / weights;
         break;
       }
-      left -= claim.need;
+      left -= claim.can_use();
       weights -= claim.weight;
     }
     for (const Claim& claim : claims_) granted_ += granted(claim);
   }
-  // It asks for more than its share.
-  bool asks_too_much(std::size_t index) const { return claims_[index].need > level_ * claims_[index].weight; }
+  // It asks for more than its share, or than it may have.
+  bool asks_too_much(std::size_t index) const { return claims_[index].need > granted(claims_[index]); }
   // What the others have, and what they leave to it.
   double others(std::size_t index) const { return granted_ - granted(claims_[index]); }
-  double left_to(std::size_t index) const { return lanes_ - others(index); }
+  double left_to(std::size_t index) const { return std::min(claims_[index].most, lanes_ - others(index)); }
 
  private:
   struct Claim {
     double need;
+    double most;
     double weight;
+    double can_use() const { return std::min(need, most); }
   };
-  double granted(const Claim& claim) const { return std::min(claim.need, level_ * claim.weight); }
+  double granted(const Claim& claim) const { return std::min(claim.can_use(), level_ * claim.weight); }
 
   std::vector<Claim> claims_;
   std::vector<std::size_t> order_;

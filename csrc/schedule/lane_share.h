@@ -21,6 +21,7 @@ class LaneShare {
   // A run takes so much of the span within which answers are wanted, and those of this model so many times as late.
   static constexpr double kLong = 0.5;
   static constexpr Nanos kLater = 2;
+  static constexpr double kNone = 1e-12;  // rows a nanosecond, one in a quarter of an hour: idle models cost no thought
 
   // Requests of so many rows came, taken in or not, which want their answers within `span` (kNever: at any time).
   void note(std::int64_t rows, const CostKey& key, Nanos span, Nanos now) {
@@ -33,6 +34,7 @@ class LaneShare {
     const double now = static_cast<double>(rows_) / static_cast<double>(std::max<Nanos>(time, 1));
     rate_ += std::min(1.0, static_cast<double>(time) / static_cast<double>(kSecond)) * (now - rate_);
     rows_ = 0;
+    if (rate_ < kNone) rate_ = 0;
   }
   // So many lanes would its arrivals keep busy, in batches of what comes within half of the time that they can wait.
   double need(const Costs& costs, std::int64_t max_rows, Nanos now) const {

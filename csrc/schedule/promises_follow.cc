@@ -11,8 +11,7 @@ namespace {
 
 // So often at most do batches follow how soon answers are wanted.
 constexpr Nanos kFollowEvery = 50 * kMillisecond;
-constexpr double kContended = 0.5;  // of the lanes' time, from which on they are worth sharing
-
+constexpr double kContended = 0.5;   // of the lanes' time, from which on they are worth sharing
 constexpr double kWorthRoom = 0.02;  // lanes that others ask for, so that room is left for them
 
 }  // namespace
@@ -54,25 +53,33 @@ bool Promises::set_lanes(Dispatcher::Entry& entry, int lanes) {
   return true;
 }
 
-// What each model may promise of the lanes.
+// What each model may promise of the lanes. A batch that takes what others would need beside it counts as all the lanes
+// that it keeps idle.
 void Promises::claim(Nanos step, Nanos now) {
+  const auto lanes = static_cast<double>(lanes_.size());
+  const auto held = [&](const Dispatcher::Entry& entry) {
+    return lanes / static_cast<double>(resources_.at_once(entry.needs, static_cast<std::int64_t>(lanes_.size())));
+  };
   claims_.clear();
   for (const auto& entry : entries_) {
     if (entry->costs == nullptr) continue;
     entry->share.step(step);
-    claims_.add(entry->share.need(*entry->costs, entry->queue.policy().max_batch_size, now), entry->account.weight);
+    const BatchingPolicy& policy = entry->queue.policy();
+    const double need = entry->share.need(*entry->costs, policy.dynamic_batching ? policy.max_batch_size : 1, now);
+    const double each = held(*entry);
+    claims_.add(need * each, std::min(entry->allowed_lanes * each, lanes), entry->account.weight);
   }
-  claims_.divide(static_cast<double>(lanes_.size()));
+  claims_.divide(lanes);
   std::size_t index = 0;
   for (const auto& entry : entries_) {
     entry->most_promised = Dispatcher::Entry::kAllLanes;
     entry->most_waiting = Dispatcher::Entry::kNoLimit;
     if (entry->costs == nullptr) continue;
     if (claims_.asks_too_much(index) && claims_.others(index) > kWorthRoom) {
-      entry->most_promised = claims_.left_to(index);
+      const double left = claims_.left_to(index);
+      entry->most_promised = left / held(*entry);
       // Or forecasts, without which nobody in haste is taken in, would be too long.
-      const double part = claims_.left_to(index) / static_cast<double>(lanes_.size());
-      entry->most_waiting = static_cast<std::size_t>(part * static_cast<double>(kMostPlayed) / 2) + 1;
+      entry->most_waiting = static_cast<std::size_t>(left / lanes * static_cast<double>(kMostPlayed) / 2) + 1;
     }
     ++index;
   }
@@ -155,10 +162,13 @@ bool Promises::over_share(const Dispatcher::Entry& entry, const Ticket& ticket, 
 }
 
 Status Promises::over_share_refusal(const Dispatcher::Entry& entry, Nanos target, Nanos now) {
+  const auto ms = std::to_string((target - now) / kMillisecond);
   return {Code::kDeadlineExceeded,
-          "model '" + entry.queue.model_name() + "' has promised all of its share of the lanes (weight in its " +
-              "config.pbtxt) until the deadline in " + std::to_string((target - now) / kMillisecond) + " ms: " +
-              std::to_string(entry.queue.size()) + " requests are ahead, and other models ask for theirs; retry later"};
+          "model '" + entry.queue.model_name() +
+              "' has no more of its share of the lanes to promise, and the answer is wanted in " + ms +
+              " ms: " + std::to_string(entry.queue.size()) +
+              " requests are ahead, while more is asked of the server than it can do; retry later, or raise the "
+              "model's share (weight in config.pbtxt)"};
 }
 
 }  // namespace headrace

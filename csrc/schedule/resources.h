@@ -66,6 +66,14 @@ class ResourceRoom {
     }
     return least;
   }
+  // So many batches with these needs may run at a time, of `most`, where nothing else does.
+  std::int64_t at_once(const Needs& needs, std::int64_t most) const {
+    for (const Taken& need : needs) {
+      const auto fit = static_cast<std::int64_t>(rows_[need.place].count / std::max(need.count, 1U));
+      most = std::min(most, std::max<std::int64_t>(fit, 1));
+    }
+    return most;
+  }
   std::uint64_t cores_used() const { return rows_[kCores].used; }
 
  protected:

@@ -65,6 +65,18 @@ void append_parameter(const ResponseParameter& parameter, std::string& text) {
   }
 }
 
+// An object that stays open.
+void append_response_head(const InferResponse& response, std::string& text) {
+  text += "{\"model_name\":";
+  append_json_string(response.model_name, text);
+  text += ",\"model_version\":";
+  append_json_string(response.model_version, text);
+  if (!response.id.empty()) {
+    text += ",\"id\":";
+    append_json_string(response.id, text);
+  }
+}
+
 }  // namespace
 
 Result<OutputForm> output_form(const InferRequest& request, std::string_view name) {
@@ -108,14 +120,7 @@ Status encode_json_response(const InferResponse& response, std::span<const Outpu
   json_bytes = 0;
   std::string& text = out.own;
   text.reserve(json_response_bytes(response, forms));
-  text += "{\"model_name\":";
-  append_json_string(response.model_name, text);
-  text += ",\"model_version\":";
-  append_json_string(response.model_version, text);
-  if (!response.id.empty()) {
-    text += ",\"id\":";
-    append_json_string(response.id, text);
-  }
+  append_response_head(response, text);
   if (!response.parameters.empty()) {
     text += ",\"parameters\":";
     char before = '{';
@@ -177,14 +182,7 @@ Status encode_generate_response(const InferResponse& response, bool event, OutMe
   out.clear();
   std::string& text = out.own;
   if (event) text += kEventStart;
-  text += "{\"model_name\":";
-  append_json_string(response.model_name, text);
-  text += ",\"model_version\":";
-  append_json_string(response.model_version, text);
-  if (!response.id.empty()) {
-    text += ",\"id\":";
-    append_json_string(response.id, text);
-  }
+  append_response_head(response, text);
   for (const ResponseParameter& parameter : response.parameters) {
     text += ',';
     append_parameter(parameter, text);

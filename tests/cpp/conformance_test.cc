@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "model_fixture.h"
+#include "temporary_folder.h"
 
 namespace headrace::testing {
 namespace {
@@ -30,16 +31,9 @@ class Conformance : public BackendTest, public ::testing::WithParamInterface<std
   void SetUp() override {
     BackendTest::SetUp();
     if (HasFatalFailure()) return;
-    std::string pattern = (fs::temp_directory_path() / "conformance_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
     auto backend = open_backend(GetParam(), options_);
     ASSERT_TRUE(backend.ok()) << backend.status().to_string();
     backend_ = *backend;
-  }
-  void TearDown() override {
-    fs::remove_all(folder_);
-    BackendTest::TearDown();
   }
 
   bool echo() const { return GetParam() == "echo"; }
@@ -90,7 +84,7 @@ class Conformance : public BackendTest, public ::testing::WithParamInterface<std
   }
   static std::string text(const Tensor& tensor) { return {reinterpret_cast<const char*>(tensor.data), tensor.size}; }
 
-  fs::path folder_;
+  TemporaryFolder folder_;
   std::shared_ptr<Backend> backend_;
 };
 

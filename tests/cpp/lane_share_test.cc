@@ -88,6 +88,9 @@ TEST_F(LaneShareTest, WhoseRequestsHaveCeasedHasAll) {
   EXPECT_EQ(LaneShare().lanes(costs_, 16, kSoon, kHasty, kNow, 1, 4), 4) << "nothing came yet";
   for (int i = 0; i < 4; ++i) share.step(50 * kMillisecond);
   EXPECT_EQ(share.lanes(costs_, 16, kSoon, kHasty, kNow, 1, 4), 1);
+  for (int i = 0; i < 400; ++i) share.step(50 * kMillisecond);
+  EXPECT_EQ(share.lanes(costs_, 16, kSoon, kHasty, kNow, 1, 4), 4);
+  EXPECT_EQ(share.need(costs_, 16, kNow), 0);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "model_fixture.h"
+#include "temporary_folder.h"
 
 namespace headrace::testing {
 namespace {
@@ -16,18 +17,6 @@ namespace fs = std::filesystem;
 
 class OnnxFileTest : public BackendTest {
  protected:
-  void SetUp() override {
-    BackendTest::SetUp();
-    if (HasFatalFailure()) return;
-    std::string pattern = (fs::temp_directory_path() / "onnx_file_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    fs::remove_all(folder_);
-    BackendTest::TearDown();
-  }
-
   OnnxFile read(std::string_view name) {
     auto file = read_onnx_file(model_file(name));
     EXPECT_TRUE(file.ok()) << file.status().to_string();
@@ -45,7 +34,7 @@ class OnnxFileTest : public BackendTest {
     return path.string();
   }
 
-  fs::path folder_;
+  TemporaryFolder folder_;
 };
 
 std::string varint(std::size_t value) {

@@ -3,23 +3,12 @@
 #include <string>
 #include <vector>
 
-#include "backend/ort_library.h"
-#include "model_fixture.h"
+#include "ort_fixture.h"
 
 namespace headrace::testing {
 namespace {
 
-class OrtAbiTest : public BackendTest {
- protected:
-  void SetUp() override {
-    BackendTest::SetUp();
-    if (HasFatalFailure()) return;
-    const auto opened = ort::Library::open(options_.onnxruntime_library);
-    ASSERT_TRUE(opened.ok()) << opened.status().to_string();
-    library_ = *opened;
-  }
-  ort::Library* library_ = nullptr;
-};
+class OrtAbiTest : public OrtTest {};
 
 TEST_F(OrtAbiTest, TheVersionIsInTheLibrarysName) {
   const std::string version = library_->version();

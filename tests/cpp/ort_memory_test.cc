@@ -1,20 +1,17 @@
 #include "backend/ort_memory.h"
 
-#include "backend/ort_library.h"
-#include "model_fixture.h"
+#include "ort_fixture.h"
 
 namespace headrace::testing {
 namespace {
 
-class OrtMemoryTest : public BackendTest {
+class OrtMemoryTest : public OrtTest {
  protected:
   void SetUp() override {
-    BackendTest::SetUp();
+    OrtTest::SetUp();
     if (HasFatalFailure()) return;
-    const auto opened = ort::Library::open(options_.onnxruntime_library);
-    ASSERT_TRUE(opened.ok()) << opened.status().to_string();
-    ASSERT_NE((*opened)->session_memory(), nullptr);
-    runs_ = &(*opened)->session_memory()->runs();
+    ASSERT_NE(library_->session_memory(), nullptr);
+    runs_ = &library_->session_memory()->runs();
   }
   std::vector<Tensor> rows(std::int64_t count) {
     return {tensor<float>({count, 128, 6, 6}, std::vector<float>(static_cast<std::size_t>(count) * 128 * 36, 0.5F))};

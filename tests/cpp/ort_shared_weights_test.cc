@@ -5,27 +5,24 @@
 #include <random>
 #include <thread>
 
-#include "backend/ort_library.h"
-#include "model_fixture.h"
+#include "ort_fixture.h"
 
 namespace headrace::testing {
 namespace {
 
-class OrtSharedWeightsTest : public BackendTest {
+class OrtSharedWeightsTest : public OrtTest {
  protected:
   void SetUp() override {
-    BackendTest::SetUp();
+    OrtTest::SetUp();
     if (HasFatalFailure()) return;
-    const auto opened = ort::Library::open(options_.onnxruntime_library);
-    ASSERT_TRUE(opened.ok()) << opened.status().to_string();
-    weights_ = &(*opened)->weights();
+    weights_ = &library_->weights();
     share_.share_weights = true;
   }
   void TearDown() override {
     if (weights_ != nullptr) {
       EXPECT_EQ(weights_->bytes(), 0U) << "all sessions are gone";
     }
-    BackendTest::TearDown();
+    OrtTest::TearDown();
   }
 
   std::vector<float> noise(std::size_t count) {

@@ -11,6 +11,7 @@
 #include "backend/ort_session.h"
 #include "backend/ort_signature.h"
 #include "model_fixture.h"
+#include "temporary_folder.h"
 
 namespace headrace::testing {
 namespace {
@@ -19,16 +20,6 @@ namespace fs = std::filesystem;
 
 class PlanModelTest : public BackendTest {
  protected:
-  void SetUp() override {
-    BackendTest::SetUp();
-    std::string pattern = (fs::temp_directory_path() / "plan_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    fs::remove_all(folder_);
-    BackendTest::TearDown();
-  }
   std::string write(const std::string& name, const std::string& bytes) {
     std::ofstream(folder_ / name, std::ios::binary) << bytes;
     return (folder_ / name).string();
@@ -40,7 +31,7 @@ class PlanModelTest : public BackendTest {
     return signature;
   }
 
-  fs::path folder_;
+  TemporaryFolder folder_;
 };
 
 TEST_F(PlanModelTest, IsAnOnnxModelThatHoldsTheEngine) {

@@ -2,23 +2,18 @@
 
 #include <unistd.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "model_fixture.h"
+#include "temporary_folder.h"
 
 namespace headrace::testing {
 namespace {
-
-namespace fs = std::filesystem;
 
 class TensorRtTest : public BackendTest {
  protected:
   void SetUp() override {
     BackendTest::SetUp();
-    std::string pattern = (fs::temp_directory_path() / "tensorrt_XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
     plan_ = (folder_ / "model.plan").string();
     std::ofstream(plan_) << "an engine";
     const auto backend = open_backend("tensorrt", options_);
@@ -29,12 +24,8 @@ class TensorRtTest : public BackendTest {
     session_.stated.inputs = {{"x", DType::kFp32, {-1, 4}, {}}};
     session_.stated.outputs = {{"y", DType::kFp32, {-1, 4}, {}}};
   }
-  void TearDown() override {
-    fs::remove_all(folder_);
-    BackendTest::TearDown();
-  }
 
-  fs::path folder_;
+  TemporaryFolder folder_;
   std::string plan_;
   std::shared_ptr<Backend> backend_;
   SessionOptions session_;
