@@ -8,6 +8,7 @@
 #include <string>
 
 #include "stream_fixture.h"
+#include "temporary_folder.h"
 
 namespace headrace::testing {
 
@@ -24,14 +25,14 @@ class PartsTest : public InferStreamTest {
     publish();
   }
   Result<std::shared_ptr<Model>> load(const std::string& more, bool says_so) {
-    const std::string file = ::testing::TempDir() + "parts.echo";
+    const std::string file = folder_ / "parts.echo";  // not one for all: tests run beside each other
     std::ofstream(file) << "input x INT32 [-1," << columns_ << "]\noutput y\nfail_on -1\nhold_on -2\n" << more << "\n";
     ModelSpec spec;
     spec.name = "m";
     spec.version = 3;
     spec.backend = "echo";
     spec.model_file = file;
-    spec.model_dir = ::testing::TempDir();
+    spec.model_dir = folder_.string();
     spec.batching_decided = true;
     spec.batching.max_batch_size = max_batch_size_;
     spec.decoupled = says_so;
@@ -43,6 +44,7 @@ class PartsTest : public InferStreamTest {
     return values;
   }
 
+  TemporaryFolder folder_;
   int columns_ = 1;
   std::int64_t max_batch_size_ = 1 << 20;
 };
