@@ -5,7 +5,6 @@ import re
 import shutil
 import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ import grpc
 import numpy as np
 import pytest
 from grpc import StatusCode
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
+from e2e.checks import when_running
 from e2e.clients import (
     CLIENTS,
     SECONDS,
@@ -167,24 +167,10 @@ def test_each_row_of_a_batch_gets_its_own_answer(client: str, server: ServerProc
     assert_close({"logits": np.concatenate([answer["logits"] for answer in told])}, wanted)
 
 
-def hold(calls: Any) -> Any:
-    """A call that has the only lane until it is cancelled."""
+def gathered(server: ServerProcess, calls: Any, messages: list[Any]) -> list[Any]:
+    """The calls of these messages, sent while the only lane is busy, so that they run together when it is free."""
     held = calls.ModelInfer.future(request("slow", {"iterations": np.array([[FOREVER]], np.int64)}))
-    probe = request("slow", {"iterations": np.array([[1]], np.int64)})
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            calls.ModelInfer(probe, timeout=0.2)
-        except grpc.RpcError:
-            return held
-        if time.monotonic() > deadline:
-            held.cancel()
-            raise AssertionError("the lane never got busy")
-
-
-def gathered(calls: Any, messages: list[Any]) -> list[Any]:
-    """The calls of these messages, sent while the lane is busy, so that they run together when it is free."""
-    held = hold(calls)
+    when_running(server.http, "slow", 1)
     try:
         sent = [calls.ModelInfer.future(message) for message in messages]
         # Calls on one connection arrive in order: when this answer is here, those are in the queue.
@@ -194,12 +180,12 @@ def gathered(calls: Any, messages: list[Any]) -> list[Any]:
     return sent
 
 
-def test_only_the_guilty_request_gets_the_error(calls: Any) -> None:
+def test_only_the_guilty_request_gets_the_error(server: ServerProcess, calls: Any) -> None:
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
     indices = [np.array([[i % 4, (i + 1) % 4]], np.int64) for i in range(16)]
     indices[5] = np.array([[0, 99]], np.int64)
     before = counts(calls, "gather_rows")
-    sent = gathered(calls, [request("gather_rows", {"index": index}) for index in indices])
+    sent = gathered(server, calls, [request("gather_rows", {"index": index}) for index in indices])
     for number, (call, index) in enumerate(zip(sent, indices, strict=True)):
         if number == 5:
             error = call.exception(SECONDS)
@@ -212,13 +198,13 @@ def test_only_the_guilty_request_gets_the_error(calls: Any) -> None:
     assert max(formed.sizes) >= 2, "those without fault still share runs"
 
 
-def test_rows_of_requests_of_several_rows(calls: Any) -> None:
+def test_rows_of_requests_of_several_rows(server: ServerProcess, calls: Any) -> None:
     """Batches are whole requests, up to max_batch_size rows."""
     arrays = [np.full((rows, 64), rows, np.float32) for rows in (20, 12, 1, 31, 32, 5, 27)]
     messages = [request("mlp", {"x": array}) for array in arrays]
     for message in messages:
         message.parameters["headrace_timing"].bool_param = True
-    sent = gathered(calls, messages)
+    sent = gathered(server, calls, messages)
     responses = [call.result(SECONDS) for call in sent]
     assert [response.outputs[0].shape[0] for response in responses] == [len(array) for array in arrays]
     assert {response.parameters["headrace_batch_size"].int64_param for response in responses} == {32}
@@ -283,7 +269,7 @@ def test_rows_never_mix(server: ServerProcess, calls: Any, alone: dict[str, Refe
 
     channel = loop.run_until_complete(opened())
 
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
     @given(SOME_CALLS)
     def check(mix: list[Call]) -> None:
         async def all_at_once() -> list[Any]:

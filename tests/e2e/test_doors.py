@@ -23,18 +23,19 @@ from server_process import ServerProcess
 Serve = Callable[..., ServerProcess]
 ORIGIN = "http://app.example"
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+STALL, IDLE = 1, 120  # seconds, so far apart that a busy machine does not take one for the other
 FORMS = ("application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[ServerProcess]:
-    """add_sub, and the same with any number of rows, behind both ports, with short patience."""
+    """add_sub, and the same with any number of rows, behind both ports, with little patience for half a message."""
     repository = tmp_path_factory.mktemp("repository")
     (repository / "add_sub/1").mkdir(parents=True)
     shutil.copyfile(models / "add_sub.onnx", repository / "add_sub/1/model.onnx")
     shutil.copytree(repository / "add_sub", repository / "wide")
     (repository / "wide/config.pbtxt").write_text("max_batch_size: 0\n")
-    patience = ("--message-stall-seconds", "1", "--idle-seconds", "3")
+    patience = ("--message-stall-seconds", str(STALL), "--idle-seconds", str(IDLE))
     with ServerProcess(repository, *patience, "--cors-allow-origin", ORIGIN) as server:
         yield server
 
@@ -50,13 +51,12 @@ def address(target: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def until_closed(plug: socket.socket) -> tuple[bytes, float]:
-    """What came before the end, and after how many seconds that was."""
-    began = time.monotonic()
+def until_closed(plug: socket.socket) -> bytes:
+    """What came before the end."""
     heard = b""
     while part := plug.recv(1 << 16):
         heard += part
-    return heard, time.monotonic() - began
+    return heard
 
 
 # --- Doors
@@ -94,30 +94,31 @@ def test_a_beginning_that_comes_byte_by_byte_is_understood(server: ServerProcess
 @pytest.mark.parametrize("beginning", [b"P", b"PR", b"G"])
 def test_half_a_beginning_has_as_long_as_half_a_message(server: ServerProcess, beginning: bytes) -> None:
     for port in both(server):
-        with socket.create_connection(address(port), timeout=30) as plug:
+        # Within the patience of a stall, and not of an idle connection.
+        with socket.create_connection(address(port), timeout=IDLE / 2) as plug:
             plug.sendall(beginning)
-            heard, seconds = until_closed(plug)
-            assert seconds < 2.9, "the patience of a stall, not of an idle connection"
+            heard = until_closed(plug)
             assert not heard or heard.startswith(b"HTTP/1.1 408 ")
 
 
 def test_who_says_nothing_has_as_long(server: ServerProcess) -> None:
     for port in both(server):
-        with socket.create_connection(address(port), timeout=30) as plug:
-            heard, seconds = until_closed(plug)
-            assert heard == b""
-            assert 0.9 < seconds < 2.9
+        began = time.monotonic()
+        with socket.create_connection(address(port), timeout=IDLE / 2) as plug:
+            assert until_closed(plug) == b""
+        assert time.monotonic() - began > 0.9 * STALL
 
 
 @pytest.mark.parametrize("beginning", [b"", b"P", b"PR"])
 def test_a_peer_that_leaves_before_it_can_be_told_costs_nothing(server: ServerProcess, beginning: bytes) -> None:
     for port in both(server):
+        began = time.monotonic()
         for _ in range(100):
             with socket.create_connection(address(port), timeout=30) as plug:
                 plug.sendall(beginning)
                 plug.shutdown(socket.SHUT_WR)
-                heard, seconds = until_closed(plug)
-                assert (heard, seconds < 0.9) == (b"", True)
+                assert until_closed(plug) == b""
+        assert time.monotonic() - began < 100 * STALL / 2, "the server waits for more of those that have left"
 
 
 def test_a_drain_does_not_wait_for_those_that_say_nothing(

@@ -17,6 +17,7 @@ from grpc import StatusCode
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
+from e2e.checks import when_running
 from e2e.clients import SECONDS, answer_of, given, request, sample, stub
 from server_process import ServerProcess
 
@@ -402,21 +403,11 @@ def test_a_message_over_the_limit_after_inflating(algorithm: grpc.Compression, c
 
 
 @pytest.fixture
-def busy(channel: grpc.Channel) -> Iterator[None]:
+def busy(server: ServerProcess, channel: grpc.Channel) -> Iterator[None]:
     """The only lane runs `slow`, until the test is over."""
-    infer = stub(channel).ModelInfer
-    held = infer.future(request("slow", {"iterations": np.array([[FOREVER]], np.int64)}))
-    probe = request("slow", {"iterations": np.array([[1]], np.int64)})
-    deadline = time.monotonic() + SECONDS
+    held = stub(channel).ModelInfer.future(request("slow", {"iterations": np.array([[FOREVER]], np.int64)}))
     try:
-        while True:  # until a call waits behind it
-            try:
-                infer(probe, timeout=0.2)
-            except grpc.RpcError as error:
-                told: Any = error
-                assert told.code() is StatusCode.DEADLINE_EXCEEDED
-                break
-            assert time.monotonic() < deadline, "the lane never got busy"
+        when_running(server.http, "slow", 1)
         assert not held.done()
         yield
         assert not held.done()

@@ -1,7 +1,6 @@
 """A server inside this process: for notebooks and tests. A blocking client in the caller's own thread must work."""
 
 import asyncio
-import json
 import logging
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from grpc import StatusCode
 from tritonclient.grpc import service_pb2
 
 import headrace
+from e2e.checks import when_running
 from e2e.clients import CLIENTS, SECONDS, Call, Reference, answer_of, assert_close, given, request, rows_of, stub
 from headrace.config import ConfigError
 from headrace.errors import StartError
@@ -291,9 +291,7 @@ def test_a_device_that_is_not_there_is_left_out_with_the_reason(repository: Repo
     )
     with headrace.Server(folder, **ANY) as server:
         ask(at(server))
-        url = f"http://127.0.0.1:{server.http_port}/v2/models/mlp/scheduler"
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            schedule = json.loads(answer.read())
+        schedule = when_running(f"127.0.0.1:{server.http_port}", "mlp", 0)
         (place,) = schedule["devices"]
         assert (place["device"], place["provider"]) == ("cpu", "cpu")
         assert place["note"].startswith("CUDA: ")

@@ -66,12 +66,12 @@ def rows(length: int) -> dict[str, Array]:
     ],
 )
 def test_lengths_share_runs(
-    model: str, lengths: tuple[int, ...], runs: dict[int, int], calls: Any, models: Path
+    *, model: str, lengths: tuple[int, ...], runs: dict[int, int], server: ServerProcess, calls: Any, models: Path
 ) -> None:
     file = MODELS[model][0]
     given = [tokens(length) if file == "masked_mean" else rows(length) for length in lengths]
     before = counts(calls, model)
-    sent = gathered(calls, [request(model, tensors) for tensors in given])
+    sent = gathered(server, calls, [request(model, tensors) for tensors in given])
     told = [answer_of(future.result(timeout=30)) for future in sent]
     assert counts(calls, model).since(before).sizes == runs
     reference = Reference(models / f"{file}.onnx")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from e2e.checks import check_ends_clean
-from e2e.h2_peer import ENDLESS, INFER, LIVE, Peer
+from e2e.checks import check_ends_clean, when_running
+from e2e.h2_peer import ENDLESS, INFER, Peer
 from e2e.test_scheduler import page
 from server_process import ServerProcess
 
@@ -54,7 +54,7 @@ def test_two_models_share_a_resource_of_one(
     server = serve(repository, "--lanes", "2", "--compute-threads", "1", *ON, "--rate-limit-resource", "camera:1")
     with Peer(server.grpc) as busy, Peer(server.grpc) as peer:
         running = busy.call(INFER, ask("first", ENDLESS))
-        assert busy.ask(LIVE, b"").code == 0
+        when_running(server.http, "first", 1)
         waiting = peer.call(INFER, ask("second", 1))
         # The other lane is free, and serves who does not need it, although it came later.
         for _ in range(3):
@@ -62,7 +62,7 @@ def test_two_models_share_a_resource_of_one(
         assert not peer.answers[waiting].over
         camera = {"name": "camera", "device": None, "server": 1, "of_a_batch": 1, "used": 1}
         assert shown(server, "second")["resources"] == [camera]
-        assert shown(server, "free")["resources"] == []
+        assert when_running(server.http, "free", 0)["resources"] == []
         assert shown(server, "free")["weight"] == 2.5
         assert shown(server, "second")["weight"] == 0.25
         cores = shown(server, "second")["cores"]

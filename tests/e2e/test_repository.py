@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2
 
+from e2e.checks import when_running
 from e2e.clients import SECONDS, Array, answer_of, request, stub
 from server_process import ServerFailed, ServerProcess
 
@@ -286,34 +287,31 @@ def test_a_queue_delay_gathers_and_then_lets_go(calls: Any) -> None:
     assert counts(calls, "delayed")[2].get(16) == 1
 
 
-def hold(calls: Any, model: str) -> Any:
-    """A call that runs until it is cancelled; some lane has it when this returns."""
+def hold(server: ServerProcess, calls: Any, model: str) -> Any:
+    """A call that runs until it is cancelled; a lane has it when this returns."""
     held = calls.ModelInfer.future(request(model, {"iterations": np.array([[FOREVER]], np.int64)}))
-    probe = request(model, {"iterations": np.array([[1]], np.int64)})
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            calls.ModelInfer(probe, timeout=0.2)
-        except grpc.RpcError:
-            return held
-        if time.monotonic() > deadline:
-            held.cancel()
-            raise AssertionError(f"{model} never got busy")
+    when_running(server.http, model, 1)
+    return held
 
 
-def test_instance_group_caps_the_lanes_of_one_model(calls: Any) -> None:
-    """With both lanes allowed the probe in `hold` would be answered by the second."""
+def test_instance_group_caps_the_lanes_of_one_model(server: ServerProcess, calls: Any) -> None:
+    """With both lanes allowed the second would answer what waits, before it answers what comes after that."""
     assert [group.count for group in config_of(calls, "one_lane").instance_group] == [1]
-    held = hold(calls, "one_lane")
+    held = hold(server, calls, "one_lane")
     try:
-        assert answer_of(calls.ModelInfer(request("plain", {"x": rows(1)}), timeout=SECONDS))["logits"].shape == (1, 10)
+        waits = calls.ModelInfer.future(request("one_lane", {"iterations": np.array([[1]], np.int64)}))
+        for _ in range(5):
+            answer = calls.ModelInfer(request("plain", {"x": rows(1)}), timeout=SECONDS)
+            assert answer_of(answer)["logits"].shape == (1, 10)
+        assert not waits.done()
         assert not held.done()
     finally:
         held.cancel()
+    assert answer_of(waits.result(SECONDS))["y"].tolist() == [[1.0]]
 
 
-def test_requests_gather_while_the_lane_is_busy(calls: Any) -> None:
-    held = hold(calls, "together")
+def test_requests_gather_while_the_lane_is_busy(server: ServerProcess, calls: Any) -> None:
+    held = hold(server, calls, "together")
     one = request("together", {"iterations": np.array([[1]], np.int64)})
     one.parameters["headrace_timing"].bool_param = True
     sent = [calls.ModelInfer.future(one) for _ in range(16)]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
 
-from e2e.checks import check_ends_clean
-from e2e.h2_peer import ENDLESS, INFER, LIVE, LONG, Peer
+from e2e.checks import check_ends_clean, when_running
+from e2e.h2_peer import ENDLESS, INFER, LONG, Peer
 from server_process import ServerProcess
 
 ALONE = "max_batch_size: 1 dynamic_batching { %s }"
@@ -63,28 +64,19 @@ def page(server: ServerProcess, path: str) -> Any:
         return json.load(answer)
 
 
-def learn(peer: Peer, model: str, runs: int = 8, steps: int = STEPS) -> float:
-    """Seconds of a run, after so many."""
+def learn(peer: Peer, model: str, runs: int = 8, steps: int = STEPS) -> list[float]:
+    """Seconds of each of so many calls, one after the other."""
     took = []
     for _ in range(runs):
         begun = time.monotonic()
         peer.ask(INFER, ask_slow(model, steps))
         took.append(time.monotonic() - begun)
-    return sorted(took)[runs // 2]
-
-
-def settled(server: ServerProcess, model: str) -> Any:
-    """What its page says once nothing of it runs: an answer may be out before its lane has written the run down."""
-    deadline = time.monotonic() + LONG
-    while (shown := page(server, f"/v2/models/{model}/scheduler"))["lanes"]["running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return shown
+    return took
 
 
 def test_who_cannot_make_it_is_told_at_once(server: ServerProcess) -> None:
     with Peer(server.grpc) as peer:
-        run = learn(peer, "slow", steps=LONG_RUN)
+        run = statistics.median(learn(peer, "slow", steps=LONG_RUN))
         limit = max(int(run * 5000), 20)  # milliseconds: five runs
         streams = [peer.begin(INFER, [("grpc-timeout", f"{limit}m")]) for _ in range(80)]
         begun = time.monotonic()
@@ -120,7 +112,7 @@ def test_levels_go_first_and_are_bounded_and_the_late_wait(server: ServerProcess
     with Peer(server.grpc) as busy, Peer(server.grpc) as peer:
         # Runs long enough that each answer goes out by itself: streams of one write have no order.
         running = busy.call(INFER, ask_slow("slow", ENDLESS))
-        assert busy.ask(LIVE, b"").code == 0
+        when_running(server.http, "slow", 1)
         low = [peer.call(INFER, ask_slow("levels", LONG_RUN)) for _ in range(2)]
         late = peer.call(INFER, ask_slow("levels", LONG_RUN, timeout=1000))
         high = [peer.call(INFER, ask_slow("levels", LONG_RUN, priority=1)) for _ in range(2)]
@@ -137,8 +129,8 @@ def test_levels_go_first_and_are_bounded_and_the_late_wait(server: ServerProcess
 
 def test_what_was_learnt_and_done_can_be_read(server: ServerProcess) -> None:
     with Peer(server.grpc) as peer:
-        run = learn(peer, "slow", runs=10)
-    shown = settled(server, "slow")
+        seen = learn(peer, "slow", runs=10)
+    shown = when_running(server.http, "slow", 0)
     ages = {key: shown[key] for key in ("batches", "devices")}  # these have grown
     assert shown == page(server, "/v2/models/slow/versions/1/scheduler") | ages
     (place,) = shown["devices"]
@@ -149,12 +141,16 @@ def test_what_was_learnt_and_done_can_be_read(server: ServerProcess) -> None:
     assert (shown["name"], shown["version"], shown["learning"]) == ("slow", "1", True)
     curve = shown["cost_curves"][0]
     assert curve["runs"] == 10
-    assert 0.2 * run < curve["points"][0]["us"] / 1e6 < 2 * run
     assert shown["batches"]["count"] == 10 == sum(shown["batches"]["closed"].values())
     assert shown["batches"]["closed"]["nothing_more_waiting"] == 10
     last = shown["batches"]["last"]
     assert [batch["number"] for batch in last] == list(range(10, 0, -1))
     assert last[0]["predicted_us"] > 0
+    # A lane that the machine stops behind an answer takes longer than its caller saw, and a caller that is stopped sees
+    # more than the lane took: the curve is held against what the lanes took, and that against the least disturbed call.
+    took = [batch["took_us"] for batch in reversed(last)]
+    assert curve["points"][0]["us"] == pytest.approx(statistics.median_low(took), rel=0.05)
+    assert any(0.5 < us / 1e6 / seconds < 2 for us, seconds in zip(took, seen, strict=True)), (took, seen)
     assert page(server, "/v2/models/quick/scheduler")["policy"]["latency_objective_us"] == 500
     policy = page(server, "/v2/models/levels/scheduler")["policy"]
     assert policy["priority_levels"] == 2

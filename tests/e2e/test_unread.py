@@ -82,12 +82,13 @@ def test_it_leaves_the_others_p99_alone(serve: Serve, small_models: Path) -> Non
     tries = []
     with Peer(server.grpc) as other:
         p99_ms(other)  # warm
-        for _ in range(4):
+        for _ in range(12):
             alone = p99_ms(other)
             with unread(server, 30):
                 beside = p99_ms(other)
             tries.append((alone, beside))
-            # The machine's own noise is as large as that; a loop or a lane that waited would show by seconds.
+            # The machine's own noise is larger than that in some of these; a loop or a lane that waited, or one that is
+            # kept busy by what cannot be written, would show in each.
             if beside <= 1.5 * alone + 2:
                 break
         else:

@@ -69,7 +69,10 @@ def test_a_thousand_clients_killed_mid_message_leave_nothing(serve: Serve, small
     after_a_hundred = memory(server)
     for _ in range(900):
         killed_mid_message(server, whole)
-    assert memory(server) < after_a_hundred * 1.05
+    deadline = time.monotonic() + LONG
+    while (now := memory(server)) >= after_a_hundred * 1.05:  # threads give back what they hold in their own time
+        assert time.monotonic() < deadline, (after_a_hundred, now)
+        check_serves(server)
     check_serves(server)
     check_ends_clean(server)
 
@@ -86,9 +89,13 @@ def test_half_sent_uploads_do_not_lock_a_small_call_out(serve: Serve, small_mode
     whole = message(payload(500 * KIB))
     half = whole[: 100 * KIB]
     peers = [Peer(server.grpc) for _ in range(20)]
-    for _ in range(50):
-        for peer in peers:
-            peer.send(peer.begin(INFER), half)
+    oldest = peers[0]
+    first = oldest.begin(INFER)
+    oldest.send(first, half)
+    oldest.ask("/nowhere", b"")  # the server has read it; which connection it reads next is its own affair
+    for number in range(1, 1000):
+        peer = peers[number % 20]
+        peer.send(peer.begin(INFER), half)
     for peer in peers:
         # Frames are read in order, so when this is answered (or refused) all before it has been judged.
         peer.ask("/nowhere", b"")
@@ -104,9 +111,8 @@ def test_half_sent_uploads_do_not_lock_a_small_call_out(serve: Serve, small_mode
     assert peers[7].ask(INFER, add_sub()).code == 0  # and on a connection of theirs
     assert time.monotonic() - began < 10
 
-    oldest = peers[0]
-    assert oldest.send(1, whole[len(half) :], end=True)
-    assert (oldest.wait(1).code, oldest.answers[1].text) == (0, "")
+    assert oldest.send(first, whole[len(half) :], end=True)
+    assert (oldest.wait(first).code, oldest.answers[first].text) == (0, "")
     for peer in peers:
         kill(peer.plug)
     check_serves(server)
@@ -186,7 +192,7 @@ def test_a_bomb_is_refused_at_the_limit(serve: Serve, small_models: Path, encodi
 
 
 def test_an_upload_that_stops_is_ended(serve: Serve, small_models: Path) -> None:
-    server = serve(small_models, "--message-stall-seconds", "0.5", "--message-whole-seconds", "2")
+    server = serve(small_models, "--message-stall-seconds", "1.5", "--message-whole-seconds", "3")
     with Peer(server.grpc) as peer:
         half = peer.begin(INFER)
         peer.send(half, message(payload(MIB))[: 300 * KIB])
