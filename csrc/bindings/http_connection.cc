@@ -17,16 +17,6 @@ struct TextView {
   Block room;
 };
 
-py::bytes make_bytes(std::string_view first, std::string_view second) {
-  py::object made = py::reinterpret_steal<py::object>(
-      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(first.size() + second.size())));
-  if (!made) throw py::error_already_set();
-  char* at = PyBytes_AS_STRING(made.ptr());
-  std::memcpy(at, first.data(), first.size());
-  std::memcpy(at + first.size(), second.data(), second.size());
-  return py::reinterpret_steal<py::bytes>(made.release());
-}
-
 // One bytes object, or a list of bytes and memoryviews.
 py::object payload(HttpAnswer& answer) {
   wire::OutMessage& body = answer.body;
@@ -112,18 +102,6 @@ py::tuple take_pieces(HttpHandle& self, std::uint32_t exchange, std::size_t most
   return py::make_tuple(chunks, py::make_tuple(static_cast<int>(status.code()), status.message()));
 }
 
-py::list answer_rows(std::span<HttpAnswer> answers) {
-  py::list rows(answers.size());
-  for (std::size_t i = 0; i < answers.size(); ++i) {
-    HttpAnswer& answer = answers[i];
-    py::object said = answer.in_pieces     ? py::object(py::none())
-                      : answer.status.ok() ? payload(answer)
-                                           : py::object(py::str(answer.status.message()));
-    rows[i] = py::make_tuple(answer.exchange, static_cast<int>(answer.status.code()), answer.http, std::move(said));
-  }
-  return rows;
-}
-
 py::list take_answers(HttpHandle& self) {
   HttpConnection* connection = self.find();
   if (connection == nullptr) return py::list();
@@ -136,54 +114,6 @@ wire::Encoding encoding_of(int number) {
     throw py::value_error("an encoding is 0 (none), 1 (gzip) or 2 (deflate)");
   }
   return static_cast<wire::Encoding>(number);
-}
-
-HttpConnection::Received receive(const HttpHandle& self, HttpConnection& connection, std::size_t size,
-                                 std::uint32_t next, std::size_t room) {
-  const std::span<std::byte> buffer = self.loop->get().read_buffer();
-  if (size > buffer.size()) throw py::value_error("more bytes than the buffer holds");
-  if (size < kReleaseGilBytes) return connection.receive(buffer.first(size), next, room);
-  py::gil_scoped_release release;
-  return connection.receive(buffer.first(size), next, room);
-}
-
-// bits, the number of exchanges started << 8, the bytes left over << 32: one number is the cheapest answer.
-std::uint64_t packed(const HttpConnection& connection, HttpConnection::Received received) {
-  return connection.bits() | static_cast<std::uint64_t>(received.started) << 8 |
-         static_cast<std::uint64_t>(received.left) << 32;
-}
-
-void flush_soon(LoopHandle& loop) {
-  if (!std::exchange(loop.flush_due, true)) loop.flush_soon();
-}
-
-// asyncio.BufferedProtocol's.
-void buffer_updated(HttpHandle& self, std::size_t size) {
-  // Requests without an answer: more than that is for the protocol, which lets reading rest.
-  static constexpr std::size_t kMostOpen = 32;
-  ShortWay& way = self.way;
-  HttpConnection* connection = self.find();
-  if (connection == nullptr) return;
-  if (!way.on || !self.loop->short_way) {
-    py::object(way.read)(size);  // held: the connection may end in it
-    return;
-  }
-  way.heard = self.loop->get().engine().clock().now();
-  const std::size_t open = way.next - way.first;
-  const HttpConnection::Received received = receive(self, *connection, size, way.next, kMostOpen - open);
-  flush_soon(*self.loop);
-  if (received.left == 0 && connection->bits() == 0 && open + received.started < kMostOpen) {
-    way.next += static_cast<std::uint32_t>(received.started);
-    return;
-  }
-  py::object(way.received)(size, packed(*connection, received));
-}
-
-py::object leave_short_way(HttpHandle& self) {
-  ShortWay& way = self.way;
-  if (!std::exchange(way.on, false)) return py::none();
-  const Nanos now = self.loop->loop == nullptr ? way.heard : self.loop->loop->engine().clock().now();
-  return py::make_tuple(way.first, way.next, static_cast<double>(now - way.heard) * 1e-9);
 }
 
 unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std::string version, const py::object& body,
@@ -214,24 +144,26 @@ unsigned infer(HttpHandle& self, std::uint32_t exchange, std::string model, std:
 
 }  // namespace
 
-bool answer_shortly(HttpHandle& self) {
-  ShortWay& way = self.way;
-  HttpConnection* connection = self.find();
-  if (!way.on || connection == nullptr) return false;
-  std::vector<HttpAnswer> answers = connection->take_answers();
-  const py::object write = way.write;  // held: the transport may tell the protocol that it is full, or lost
+py::bytes make_bytes(std::string_view first, std::string_view second) {
+  py::object made = py::reinterpret_steal<py::object>(
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(first.size() + second.size())));
+  if (!made) throw py::error_already_set();
+  char* at = PyBytes_AS_STRING(made.ptr());
+  std::memcpy(at, first.data(), first.size());
+  std::memcpy(at + first.size(), second.data(), second.size());
+  return py::reinterpret_steal<py::bytes>(made.release());
+}
+
+py::list answer_rows(std::span<HttpAnswer> answers) {
+  py::list rows(answers.size());
   for (std::size_t i = 0; i < answers.size(); ++i) {
     HttpAnswer& answer = answers[i];
-    const bool whole = answer.status.ok() && !answer.in_pieces && answer.body.views.empty() &&
-                       answer.body.own.size() <= wire::kViewBytes;
-    if (!way.on || !whole || answer.exchange != way.first) {
-      if (const py::object collect = way.collect; collect) collect(answer_rows(std::span(answers).subspan(i)));
-      return true;
-    }
-    ++way.first;
-    write(make_bytes(answer.head, answer.body.own));
+    py::object said = answer.in_pieces     ? py::object(py::none())
+                      : answer.status.ok() ? payload(answer)
+                                           : py::object(py::str(answer.status.message()));
+    rows[i] = py::make_tuple(answer.exchange, static_cast<int>(answer.status.code()), answer.http, std::move(said));
   }
-  return true;
+  return rows;
 }
 
 void bind_http_connection(py::module_& module) {
@@ -244,8 +176,8 @@ void bind_http_connection(py::module_& module) {
              return std::make_unique<HttpHandle>(loop, token, std::move(peer));
            }),
            py::arg("loop"), py::arg("token"), py::arg("peer"), py::pos_only())
-      .def(
-          "get_buffer", [](HttpHandle& self, int) { return self.loop->buffer; }, py::pos_only())
+      .def_property_readonly("get_buffer", [](const py::object& self) { return get_buffer_of(self); })
+      .def_property_readonly("buffer_updated", [](const py::object& self) { return buffer_updated_of(self); })
       .def(
           "receive",
           [](HttpHandle& self, std::size_t size, std::uint32_t next, std::size_t room) -> std::uint64_t {
@@ -256,25 +188,16 @@ void bind_http_connection(py::module_& module) {
             return packed(*connection, received);
           },
           py::pos_only())
-      .def("buffer_updated", &buffer_updated, py::pos_only())
       .def(
           "connect_protocol",
-          [](HttpHandle& self, py::object write, py::object read, py::object received, py::object collect) {
-            self.way.write = std::move(write);
+          [](HttpHandle& self, const py::object& transport, py::object read, py::object received, py::object collect) {
+            self.way.connect(transport);
             self.way.read = std::move(read);
             self.way.received = std::move(received);
             self.way.collect = std::move(collect);
           },
           py::pos_only())
-      .def(
-          "enter_short_way",
-          [](HttpHandle& self, std::uint32_t next) {
-            if (self.find() == nullptr || !self.way.write || !self.loop->short_way) return;
-            self.way.first = self.way.next = next;
-            self.way.heard = self.loop->get().engine().clock().now();
-            self.way.on = true;
-          },
-          py::pos_only())
+      .def("enter_short_way", &enter_short_way, py::pos_only())
       .def("leave_short_way", &leave_short_way)
       .def_property_readonly("receiving_for",
                              [](HttpHandle& self) -> py::object {

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "front/loop.h"
@@ -24,9 +25,10 @@ struct LoopHandle {
   py::object buffer;  // memoryview of the loop's read buffer
   std::thread::id thread;
   std::unordered_map<std::uint64_t, HttpHandle*> http;  // by token
-  py::object flush_soon;   // the owner's: calls flush() at the end of this turn of the event loop
-  bool flush_due = false;  // it was asked to
-  bool short_way = true;   // HTTP connections may go it; false: the server drains, and tells each client so
+  py::object flush_soon;                     // the owner's: calls flush() at the end of this turn of the event loop
+  bool flush_due = false;                    // it was asked to
+  std::vector<HttpAnswer> room_for_answers;  // empty: memory of those that were written last
+  bool short_way = true;  // HTTP connections may go it; false: the server drains, and tells each client so
 
   // A loop belongs to the thread that made it.
   Loop& get() {

@@ -459,7 +459,7 @@ AccessEntry HttpConnection::entry(const Exchange& exchange, Code code, const Tic
   return said;
 }
 
-void HttpConnection::log(AccessEntry said) {
+void HttpConnection::log(AccessEntry&& said) {
   if (loop_.options().access_log) loop_.log_access(std::move(said));
 }
 

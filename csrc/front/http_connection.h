@@ -65,6 +65,8 @@ class HttpConnection final : public StreamEndpoint {
   // The same with a body that is whole at first sight; the one that is being read is left alone.
   unsigned infer(HttpInfer asked, std::span<const std::byte> body);
   std::vector<HttpAnswer> take_answers();
+  // The same into an empty vector, whose memory the next ones will use.
+  void take_answers(std::vector<HttpAnswer>& answers) { answers.swap(answers_); }
 
   // A ModelStreamInfer whose requests are the frames of `body`, numbered as exchanges are; its headers may become
   // parameters of each. A refusal: there is no room for the body. Answers come from take_pieces(), by number.
@@ -152,7 +154,7 @@ class HttpConnection final : public StreamEndpoint {
   // What the access log says of it so far; with a ticket that is back (`answered`) or still out.
   AccessEntry entry(const Exchange& exchange, Code code, const Ticket* ticket, bool answered) const;
   using StreamEndpoint::log;
-  void log(AccessEntry entry);
+  void log(AccessEntry&& entry);
 
   wire::IntakeContext context_;
   wire::BodyIntake intake_;

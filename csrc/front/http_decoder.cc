@@ -127,6 +127,7 @@ Status HttpDecoder::admit(const Catalog& catalog, wire::Message& body, Engine& e
   JsonSource source(request_, body.block, body.charge, raw_);
   status = admitter_.admit(catalog, source, engine, ticket, model);
   if (!status.ok()) return status;
+  forms.reserve(model->signature.outputs.size());
   for (const TensorSpec& output : model->signature.outputs) {
     Result<wire::OutputForm> form = wire::output_form(request_, output.name);
     if (!form) return form.status();

@@ -409,13 +409,6 @@ void encode(const InferResponse& response, const std::string_view* stream_error,
 
 }  // namespace
 
-const ParameterValue* find_parameter(std::span<const Parameter> parameters, std::string_view key) {
-  for (std::size_t i = parameters.size(); i > 0; --i) {
-    if (parameters[i - 1].key == key) return &parameters[i - 1].value;
-  }
-  return nullptr;
-}
-
 void InferRequest::clear() {
   model_name = {};
   model_version = {};

@@ -32,7 +32,12 @@ struct Parameter {
   ParameterValue value;  // monostate: sent without a value
 };
 // The value under `key`; null if there is none. A key that was sent twice has its last value, as in a protobuf map.
-const ParameterValue* find_parameter(std::span<const Parameter> parameters, std::string_view key);
+inline const ParameterValue* find_parameter(std::span<const Parameter> parameters, std::string_view key) {
+  for (std::size_t i = parameters.size(); i > 0; --i) {
+    if (parameters[i - 1].key == key) return &parameters[i - 1].value;
+  }
+  return nullptr;
+}
 
 struct WireInput {
   std::string_view name;

@@ -1,5 +1,6 @@
 """The native core, as Python sees it. `engine.py` is the only module that imports it."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict
 
@@ -328,17 +329,18 @@ class HttpConnection:
         """The loop's read buffer: asyncio.BufferedProtocol's get_buffer."""
     def connect_protocol(
         self,
-        write: Callable[[bytes], None],
+        transport: asyncio.Transport,
         read: Callable[[int], None],
         received: Callable[[int, int], None],
         collect: Callable[[list[HttpAnswer]], None],
         /,
     ) -> None:
-        """Whom the short way asks: the transport's `write`, and the protocol's functions for bytes that nobody has
-        looked at, for bytes and what `receive` says of them, and for answers that `write` is not enough for."""
+        """Whom the short way asks: the transport, and the protocol's functions for bytes that nobody has looked at, for
+        bytes and what `receive` says of them, and for answers that are not plain. While the transport has nothing to
+        write, answers go to its socket without it, unless it encrypts."""
     def enter_short_way(self, number: int, /) -> None:
         """Until `leave_short_way`, plain inferences, numbered from `number`, come from `buffer_updated` and are
-        answered through `write`. Nothing else may be open. The loop's `short_way` may forbid it."""
+        answered past the protocol. Nothing else may be open. The loop's `short_way` may forbid it."""
     def leave_short_way(self) -> tuple[int, int, float] | None:
         """The first number that is not answered, the next to be given, and seconds since the last read; None when it
         was not on the short way. Whatever is called of `connect_protocol` must ask this first."""

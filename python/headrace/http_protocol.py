@@ -104,7 +104,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = both = cast("asyncio.Transport", transport)  # of a socket: it reads and writes
-        self._core.connect_protocol(both.write, self._read, self._received, self._write_answers)
+        self._core.connect_protocol(both, self._read, self._received, self._write_answers)
         if self._refused:
             limit = self._config.max_connections
             text = f"there are {limit} connections, and more are not taken (--max-connections)"

@@ -208,8 +208,8 @@ class Engine:
         self.settled = True
 
 
-def load(root: Path, *, together: int = 0, **flags: object) -> tuple[Repository, Router, Engine, list[Any]]:
-    engine, published = Engine(together), list[Any]()
+def load(root: Path, engine: Engine | None = None, **flags: Any) -> tuple[Repository, Router, Engine, list[Any]]:
+    engine, published = engine or Engine(), list[Any]()
     router = Router(published.append)
     settings = config.resolve({"model_repository": str(root), **flags}, host=HOST)
     repository = Repository(cast(Any, engine), router, settings)
@@ -244,7 +244,7 @@ def test_one_broken_model_stops_no_other(tmp_path: Path) -> None:
 
 def test_models_load_side_by_side_and_are_known_while_they_load(tmp_path: Path) -> None:
     put(tmp_path, "a/1/model.onnx", "b/1/model.onnx")
-    _, _, engine, published = load(tmp_path, together=2)
+    _, _, engine, published = load(tmp_path, Engine(together=2))
     assert sorted(engine.loaded) == ["a", "b"]
     assert published[0] == [(name, text, "it is still loading") for name in ("a", "b") for text in ("", "1")]
     assert [row[2].name for row in published[-1]] == ["a", "a", "b", "b"]
@@ -294,7 +294,7 @@ def test_a_second_scan_changes_only_what_changed(tmp_path: Path) -> None:
 # --- Asked for
 
 
-def asked(root: Path, **flags: object) -> tuple[Repository, Router, Engine, list[Any]]:
+def asked(root: Path, **flags: Any) -> tuple[Repository, Router, Engine, list[Any]]:
     return load(root, model_control_mode="explicit", **flags)
 
 
