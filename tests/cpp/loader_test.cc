@@ -84,8 +84,9 @@ class LoaderTest : public EngineTest {
   template <class Condition>
   static void eventually(Condition condition) {
     const auto limit = patience();
-    while (!condition() && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
-    EXPECT_TRUE(condition());
+    bool met = condition();
+    for (; !met && std::chrono::steady_clock::now() < limit; met = condition()) std::this_thread::yield();
+    EXPECT_TRUE(met);
   }
 
   std::shared_ptr<Heavy> heavy_;

@@ -195,7 +195,7 @@ def test_deadlines_of_grpc_web(page: Page, server: ServerProcess, format: str) -
     endless = {"model_name": "slow", "inputs": inputs, "raw_input_contents": [iterations]}
     began = time.monotonic()
     assert call(endless, 0.3)["code"] == 4
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < SECONDS / 2, "it ended some other way"
     assert "response" in call(add_sub(*numbers()), SECONDS)
     assert page.complaints() == []
 

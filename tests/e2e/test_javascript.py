@@ -191,7 +191,7 @@ def test_a_deadline_ends_a_run(node: Node) -> None:
     one = request("slow", {"iterations": ("INT64", np.array([[1]]))})
     (said,) = node(infer(endless, deadline_ms=300))
     assert (said["code"], said["responses"]) == (DEADLINE_EXCEEDED, [])
-    assert said["elapsed_ms"] < 5000
+    assert said["elapsed_ms"] < SECONDS * 1000 / 2, "it ended some other way"
     (said,) = node(infer(one, deadline_ms=SECONDS * 1000))
     assert said["code"] == OK, said
     assert outputs(said["responses"][0])["y"].tolist() == [[1.0]]

@@ -162,13 +162,13 @@ def wait_until_running(running: headrace.Server, model: str) -> None:
     """Until a lane runs a request of `model`."""
     instance = running._instance
     assert instance is not None
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not any(row["name"] == model and row["running"] for row in instance.engine.snapshot()["models"]):
         assert time.monotonic() < deadline
 
 
 def test_a_drain_is_not_ready_and_serves_on(repository: Path) -> None:
-    running = server(repository, drain_delay=1.0).start()
+    running = server(repository, drain_delay=3.0).start()
     with open_channel(running) as channel, ThreadPoolExecutor(1) as pool:
         ready = caller(channel, "ServerReady")
         assert ready(_proto.ServerReadyRequest(), timeout=10).ready
