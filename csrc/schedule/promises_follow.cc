@@ -130,24 +130,27 @@ const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
   plan_holds_ = false;
   last_refusal_ = {};
   if (targets() == 0) return followed_;
-  const auto late = [&] {
+  const auto late = [&](std::uint64_t joins_before) {
     begin_forecast(now);
-    return forecast_.run(kNoSequence, nullptr).late;
+    return forecast_.run(joins_before, nullptr).late;
   };
-  const std::size_t late_then = late();
-  if (late_then > 0) {
-    // Or would as many be late without it?
-    exchange(before);
-    if (late_then > late()) {
-      followed_.clear();
-      return followed_;
+  const bool all = late(kNoSequence) == 0;
+  if (!all) {
+    // What came since the last promise may have to wait for it. Would as many be late then as without the change?
+    const std::size_t late_then = late(promised_before_);
+    if (late_then > 0) {
+      exchange(before);
+      if (late_then > late(promised_before_)) {
+        followed_.clear();
+        return followed_;
+      }
+      exchange(span);
     }
-    exchange(span);
   }
   tight_ = targets();
   tight_before_ = young_from_ = next_sequence_;
   old_ = young_ = {};
-  if (late_then > 0) return followed_;
+  if (!all) return followed_;
   promised_before_ = next_sequence_;
   plan_holds_ = true;
   return followed_;

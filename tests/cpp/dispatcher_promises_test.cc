@@ -217,5 +217,35 @@ TEST_F(DispatcherPromisesTest, LanesOfUnlikeSpeedAreCountedAsWhatTheyAre) {
   finish(dispatcher, 1, slow);
 }
 
+// Batches become smaller once answers are wanted soon: not where a promise rests on the larger ones. That who came after
+// it would break it just as well, were he let into them, is no excuse.
+TEST_F(DispatcherPromisesTest, BatchesStayAsLargeAsAPromiseNeedsThem) {
+  constexpr Nanos kMs = kMillisecond;
+  KnownCosts costs(400 * kMs, 10 * kMs);
+  costs.best_in_haste = 1;
+  Dispatcher dispatcher(1);
+  BatchingPolicy policy = dynamic(8);
+  policy.patience = 100 * kMs;
+  auto* entry = dispatcher.add("digits", policy, 1, nullptr, &costs);
+  Ticket* first = submitted(dispatcher, entry, 0);
+  Ticket* second = submitted(dispatcher, entry, 0);
+  Ticket* promised = ticket(850 * kMs);  // of another shape: 420 ms for those before it, and 410
+  promised->inputs.push_back({Shape{1, 2}, DType::kInt64, {}, nullptr, 0});
+  ASSERT_TRUE(dispatcher.submit(entry, promised, 0).ok());
+  Ticket* fourth = ticket();
+  fourth->rows = 4;
+  ASSERT_TRUE(dispatcher.submit(entry, fourth, 0).ok());
+  Dispatcher::Assignment assignment;
+  dispatcher.take(0, 0, assignment);
+  EXPECT_EQ(assignment.tickets, (Tickets{first, second}));
+  EXPECT_EQ(dispatcher.span(), kNever);
+  finish(dispatcher, 0, assignment);
+  dispatcher.take(0, 420 * kMs, assignment);
+  EXPECT_EQ(assignment.tickets, (Tickets{promised}));
+  EXPECT_EQ(dispatcher.span(), 850 * kMs) << "nothing rests on larger ones any more";
+  finish(dispatcher, 0, assignment);
+  close(dispatcher, entry);
+}
+
 }  // namespace
 }  // namespace headrace

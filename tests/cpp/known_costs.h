@@ -16,7 +16,9 @@ class KnownCosts final : public Costs {
     const Nanos time = (fixed_ + row_ * rows) * (key.device + 1);
     return {time, time + deviation, true, sure, seen};
   }
-  std::int64_t best_rows(const CostKey&, std::int64_t most, Nanos) const override { return std::min(best, most); }
+  std::int64_t best_rows(const CostKey&, std::int64_t most, Nanos span) const override {
+    return std::min({best, span == kNever ? most : best_in_haste, most});
+  }
   std::int64_t most_rows_within(const CostKey& key, Nanos time, std::int64_t most) const override {
     std::int64_t rows = 0;
     while (rows < most && predict(key, rows + 1).high <= time) ++rows;
@@ -28,6 +30,7 @@ class KnownCosts final : public Costs {
   }
 
   std::int64_t best = 1'000'000;
+  std::int64_t best_in_haste = 1'000'000;
   std::int64_t trial_rows = 0;
   std::int64_t last_available = 0;
   bool sure = true;
