@@ -143,6 +143,7 @@ Dispatcher::Entry* Dispatcher::add(std::string name, BatchingPolicy policy, int 
   entry->account.weight = std::clamp(share.weight, kLeastWeight, kMostWeight);
   if (share.cores > 0) entry->needs.push_back({ResourceRoom::kCores, share.cores});
   for (const ResourceNeed& need : share.needs) entry->needs.push_back(impl_->resources.add(need));
+  if (!entry->needs.empty()) impl_->promises.see_needs();
   if (entry->queue.policy().delays_late()) impl_->send_back.push_back(entry);
   return entry;
 }
@@ -224,8 +225,8 @@ void Dispatcher::erase(Entry* entry) {
   HEADRACE_CHECK(found != entries.end());
   for (const ResourceRoom::Taken& need : entry->needs) impl_->resources.drop(need);
   std::erase(impl_->send_back, entry);
-  impl_->promises.gone();
   entries.erase(found);
+  impl_->promises.see_needs();
 }
 
 void* Dispatcher::model(const Entry* entry) { return entry->model; }

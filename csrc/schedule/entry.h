@@ -55,6 +55,7 @@ struct Dispatcher::Entry {
   void* model;
   Costs* costs;
   ResourceRoom::Needs needs;  // of each batch
+  bool outrun = false;        // Promises::see_needs
   bool lacks = false;         // a lane would run it, but for these
   bool lacks_named = false;   // then: not for cores alone
   Turn turn;                  // of its next batch, as Ready knows it

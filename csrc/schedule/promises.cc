@@ -1,6 +1,7 @@
 #include "schedule/promises.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -11,6 +12,10 @@ namespace {
 
 // Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
 constexpr Nanos kCostsFresh = kSecond;
+
+bool needs_named(const Dispatcher::Entry& entry) {
+  return !entry.needs.empty() && entry.needs.back().place != ResourceRoom::kCores;
+}
 
 }  // namespace
 
@@ -31,8 +36,42 @@ void Promises::account(Dispatcher::Entry& entry) {
   const auto count = [&entry](std::size_t& models) { entry.waits ? ++models : --models; };
   count(waiting_);
   if (entry.max_lanes < static_cast<int>(lanes_.size())) count(narrow_);
-  if (entry.unruly) count(unruly_);
-  if (!entry.needs.empty() && entry.needs.back().place != ResourceRoom::kCores) count(needy_);
+  if (entry.unruly || entry.outrun) count(unruly_);
+  if (needs_named(entry)) count(needy_);
+  if (!entry.outrun) return;
+  count(outrun_);
+  if (entry.waits && outrun_ == 1) rest_on_forecasts();
+}
+
+// What was promised in constant time is as good as what a forecast has seen, but it is to be looked after in the same
+// way from now on.
+void Promises::rest_on_forecasts() {
+  tight_ = targets();
+  tight_before_ = young_from_ = next_sequence_;
+  old_ = young_ = {};
+  plan_holds_ = false;
+}
+
+// Who waits for a named resource leaves cores to others, whose runs may go on when it gets what it waited for: time
+// alone does not say what goes before it. Unless whoever gives the resource back always gives as many cores with it.
+void Promises::see_needs() {
+  last_refusal_ = {};
+  const auto cores = [](const Dispatcher::Entry& entry) {
+    return entry.needs.front().place == ResourceRoom::kCores ? entry.needs.front().count : 0;
+  };
+  std::uint32_t least = std::numeric_limits<std::uint32_t>::max();
+  for (const auto& entry : entries_) {
+    if (needs_named(*entry)) least = std::min(least, cores(*entry));
+  }
+  const std::size_t before = outrun_;
+  outrun_ = unruly_ = 0;
+  for (const auto& entry : entries_) {
+    entry->outrun = needs_named(*entry) && cores(*entry) > least;
+    if (!entry->waits) continue;
+    if (entry->outrun) ++outrun_;
+    if (entry->outrun || entry->unruly) ++unruly_;
+  }
+  if (before == 0 && outrun_ > 0) rest_on_forecasts();
 }
 
 // With its first target all that waits for the model goes before those without, and with its last one no longer.

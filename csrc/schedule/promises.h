@@ -60,8 +60,8 @@ class Promises {
   void left(Ticket& ticket, bool in_batch);
   // A run of the entry ended so much later than was to be expected of it; below 0: earlier.
   void ended(Dispatcher::Entry& entry, Nanos took, Nanos late);
-  // An idle entry is no more.
-  void gone() { last_refusal_ = {}; }
+  // An idle entry has come, or is no more.
+  void see_needs();
   // The entry's queue is not what it was; after left() of those who did.
   void account(Dispatcher::Entry& entry);
   // How soon those who came lately wanted their answers.
@@ -110,6 +110,7 @@ class Promises {
   bool set_lanes(Dispatcher::Entry& entry, int lanes);
   void recount(Nanos now);
   void account_cores(Dispatcher::Entry& entry);
+  void rest_on_forecasts();
   void count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now);
   void uncount(Dispatcher::Entry& entry, Ticket& ticket);
   void set_urgent(Dispatcher::Entry& entry);
@@ -146,6 +147,7 @@ class Promises {
   std::size_t waiting_ = 0;  // the models
   std::size_t narrow_ = 0;   // of these, those that may not have all lanes
   std::size_t needy_ = 0;    // those that need named resources
+  std::size_t outrun_ = 0;   // those that others may outrun
   Cores cores_;              // that those keep busy which wait or run
   std::size_t unruly_ = 0;   // and those whose order is not by time alone
   Generation old_;

@@ -147,9 +147,7 @@ const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
       exchange(span);
     }
   }
-  tight_ = targets();
-  tight_before_ = young_from_ = next_sequence_;
-  old_ = young_ = {};
+  rest_on_forecasts();
   if (!all) return followed_;
   promised_before_ = next_sequence_;
   plan_holds_ = true;

@@ -217,8 +217,8 @@ TEST_F(DispatcherPromisesTest, LanesOfUnlikeSpeedAreCountedAsWhatTheyAre) {
   finish(dispatcher, 1, slow);
 }
 
-// Batches become smaller once answers are wanted soon: not where a promise rests on the larger ones. That who came after
-// it would break it just as well, were he let into them, is no excuse.
+// Batches become smaller once answers are wanted soon: not where a promise rests on the larger ones. That who came
+// after it would break it just as well, were he let into them, is no excuse.
 TEST_F(DispatcherPromisesTest, BatchesStayAsLargeAsAPromiseNeedsThem) {
   constexpr Nanos kMs = kMillisecond;
   KnownCosts costs(400 * kMs, 10 * kMs);
@@ -245,6 +245,51 @@ TEST_F(DispatcherPromisesTest, BatchesStayAsLargeAsAPromiseNeedsThem) {
   EXPECT_EQ(dispatcher.span(), 850 * kMs) << "nothing rests on larger ones any more";
   finish(dispatcher, 0, assignment);
   close(dispatcher, entry);
+}
+
+// Who waits for a named resource leaves the cores to others. Who comes later must not have them for so long that it
+// cannot go when it gets the resource.
+TEST_F(DispatcherPromisesTest, WhoMayBeOutrunForCoresIsStillInTime) {
+  constexpr Nanos kMs = kMillisecond;
+  Dispatcher dispatcher(2);
+  dispatcher.set_cores(1);
+  const std::vector<ResourceNeed> camera = {{"camera", kEverywhere, 1}};
+  auto* holds = dispatcher.add("holds", dynamic(1), 1, nullptr, &costs_, {1, 0, camera});
+  auto* both = dispatcher.add("both", dynamic(1), 1, nullptr, &costs_, {1, 1, camera});
+  auto* cores = dispatcher.add("cores", dynamic(1), 1, nullptr, &costs_, {1, 1, {}});
+  Dispatcher::Assignment assignment;
+  submitted(dispatcher, holds, 0);
+  dispatcher.take(0, 0, assignment);  // until 110 ms
+  Ticket* promised = submitted(dispatcher, both, 0, 230 * kMs);
+  // It would go at once, and until 160 ms.
+  EXPECT_EQ(dispatcher.submit(cores, ticket(kSecond), 50 * kMs).code(), Code::kDeadlineExceeded);
+  finish(dispatcher, 0, assignment);
+  dispatcher.take(0, 110 * kMs, assignment);
+  EXPECT_EQ(assignment.tickets, (Tickets{promised}));
+  finish(dispatcher, 0, assignment);
+}
+
+// The same of who came before and wants its answer later: each time that the resource changes hands it goes before.
+TEST_F(DispatcherPromisesTest, WhoMayBeOutrunByThoseBehindItCountsThem) {
+  constexpr Nanos kMs = kMillisecond;
+  KnownCosts short_runs(10 * kMs, kMs);
+  KnownCosts long_runs(99 * kMs, kMs);
+  BatchingPolicy policy = dynamic(1);
+  policy.patience = 100 * kSecond;
+  Dispatcher dispatcher(2);
+  dispatcher.set_cores(1);
+  const std::vector<ResourceNeed> camera = {{"camera", kEverywhere, 1}};
+  auto* holds = dispatcher.add("holds", policy, 1, nullptr, &short_runs, {1, 0, camera});
+  auto* both = dispatcher.add("both", policy, 1, nullptr, &short_runs, {1, 1, camera});
+  auto* cores = dispatcher.add("cores", policy, 1, nullptr, &long_runs, {1, 1, {}});
+  for (int i = 0; i < 2; ++i) submitted(dispatcher, cores, 0, 20 * kSecond);
+  // 0 to 11 ms, 100 to 111 ms behind the first of those, 111 to 122 ms; and then behind the second.
+  submitted(dispatcher, holds, 0, 200 * kMs);
+  submitted(dispatcher, both, 0, 201 * kMs);
+  submitted(dispatcher, holds, 0, 202 * kMs);
+  EXPECT_EQ(dispatcher.submit(both, ticket(222 * kMs), 0).code(), Code::kDeadlineExceeded);
+  submitted(dispatcher, both, 0, 223 * kMs);
+  for (Dispatcher::Entry* entry : {holds, both, cores}) close(dispatcher, entry);
 }
 
 }  // namespace
