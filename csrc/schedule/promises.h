@@ -123,7 +123,7 @@ class Promises {
   void begin_forecast(Nanos now, const Dispatcher::Entry* besides = nullptr);
   std::size_t late_after(int lane, Dispatcher::Entry& entry, const TakeOptions& options, std::uint64_t joins_before,
                          Nanos now);
-  static bool over_share(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
+  bool over_share(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const;
   static Status over_share_refusal(const Dispatcher::Entry& entry, Nanos target, Nanos now);
   static Status refusal(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos target,
                         const Forecast::Result& result, Nanos now);

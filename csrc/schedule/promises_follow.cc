@@ -155,11 +155,13 @@ const std::vector<Dispatcher::Entry*>& Promises::follow(Nanos now) {
 }
 
 // What waits of this model takes more than its share of the lanes until the target. Nor may it wait for longer than its
-// patience lasts: it would go before those in haste from then on.
-bool Promises::over_share(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) {
+// patience lasts: it would go before those in haste from then on. Where nothing waits or runs nobody is in its way.
+bool Promises::over_share(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) const {
   const Nanos time = std::min(ticket.target - now, entry.queue.policy().patience);
-  return entry.queue.targets() > entry.most_waiting ||
-         static_cast<double>(entry.promised) > entry.most_promised * static_cast<double>(time);
+  const bool over = entry.queue.targets() > entry.most_waiting ||
+                    static_cast<double>(entry.promised) > entry.most_promised * static_cast<double>(time);
+  const auto busy = [](const LaneState& lane) { return lane.entry != nullptr; };
+  return over && (queued_ > 1 || std::any_of(lanes_.begin(), lanes_.end(), busy));
 }
 
 Status Promises::over_share_refusal(const Dispatcher::Entry& entry, Nanos target, Nanos now) {

@@ -83,7 +83,14 @@ class PromisesFollowTest : public ::testing::Test {
       dispatcher.settle(work[lane].entry, work[lane].tickets);
       dispatcher.release(static_cast<int>(lane), work[lane], seconds * kSecond);
     }
-    for (Dispatcher::Entry* entry : entries) dispatcher.close(entry);
+    for (Dispatcher::Entry* entry : entries) dispatcher.empty_queue(entry);
+    for (std::size_t i = 0; i < loads.size(); ++i) {
+      Ticket after;
+      after.deadline = seconds * kSecond + loads[i].deadline;
+      const Status status = dispatcher.submit(entries[i], &after, seconds * kSecond);
+      EXPECT_TRUE(status.ok()) << "on an idle server: " << status.to_string();
+      dispatcher.close(entries[i]);
+    }
     return outcomes;
   }
 
@@ -132,6 +139,15 @@ TEST_F(PromisesFollowTest, TwoThatAskForTooMuchShareByWeight) {
                                    20);
   EXPECT_GE(heavy.good + light.good, 1200) << "of 1,333 that two lanes can do";
   EXPECT_NEAR(static_cast<double>(heavy.good) / light.good, 3, 0.6);
+}
+
+// A share of less than a run within the deadline: it is held to that while others want the lanes, and not afterwards.
+TEST_F(PromisesFollowTest, NobodyIsHeldToAShareOfAnIdleServer) {
+  const auto [light, heavy] = play({{{100 * kMillisecond, 90 * kMillisecond, 150 * kMillisecond, 0.1},
+                                     {10 * kMillisecond, 18 * kMillisecond, 150 * kMillisecond, 1}}},
+                                   2);
+  EXPECT_GE(light.refused, light.sent / 2);
+  EXPECT_GE(heavy.good, heavy.sent * 9 / 10);
 }
 
 TEST_F(PromisesFollowTest, WhoIsAloneMayPromiseAllThatItCanKeep) {

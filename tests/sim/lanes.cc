@@ -15,11 +15,24 @@ std::size_t World::wanted(const Lane& lane) const {
 // A lane is kept free for one that is promised a time: then the dispatcher names another.
 bool World::held() const { return scenario_.exact && named_ > clock_.time && named_ != kNever; }
 
+// How many lanes a model may have is the dispatcher's to say, up to its bound. It has counted the batch that it has
+// just handed out.
+void World::follow_lanes() {
+  for (const Placement* placement : loaded_) {
+    if (placement == nullptr) continue;
+    const int lanes = Dispatcher::lanes_now(placement->entry);
+    REQUIRE(report_, lanes >= 1 && lanes <= placement->plan.max_lanes, kBooks, "lanes: " + std::to_string(lanes));
+    if (lanes < placement->plan.max_lanes) REACHED(report_, fewer_lanes);
+    reference_.allow(placement->reference, lanes);
+  }
+}
+
 // An idle lane takes until it stands in the runtime or there is nothing left.
 void World::give_work(Lane& lane) {
   while (lane.placement == nullptr) {
-    const std::vector<Pick> picks = reference_.picks(clock_.time);
     dispatcher_.take(lane.index, clock_.time, lane.assignment);
+    follow_lanes();
+    const std::vector<Pick> picks = reference_.picks(clock_.time);
     if (lane.assignment.entry == nullptr) {
       if (!withheld_.empty()) {
         release_withheld();

@@ -60,6 +60,7 @@ class Reference {
   void leave(int model, std::uint64_t id);  // cancelled, expired or taken
   void took(int model);                     // a batch of it
   void lane(int model, int change);
+  void allow(int model, int lanes) { models_[static_cast<std::size_t>(model)].max_lanes = lanes; }
 
   std::vector<Pick> picks(Nanos now) const;                      // what a free lane may get, one a model
   Nanos next_time(Nanos now) const;                              // when nothing is due: when something will be

@@ -48,6 +48,7 @@ std::string_view name(Invariant invariant);
   X(many_shapes_waiting) X(refused_full_level) X(passed_by_target) X(passed_by_level) X(passed_put_off) \
   X(turn_of_longest) \
   X(exact_world) X(two_devices) X(refused_by_forecast) X(batch_cut_short) X(promise_kept) X(lane_held) X(patience_over) \
+  X(slow_world) X(fewer_lanes) \
   X(fair_world) X(part_world) X(cores_short) X(resource_short) X(part_of_the_patient) \
   X(devices_plain) X(device_slow_left_idle) X(device_slow_used) X(device_second_chance) X(device_refused) \
   X(device_promise_kept) X(device_batch_gathered)

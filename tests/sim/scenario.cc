@@ -140,6 +140,20 @@ void make_part(Random& random, Scenario& made) {
   }
 }
 
+// The dispatcher follows what it sees of arrivals every 50 ms: at this pace that is often.
+void make_slow(Random& random, Scenario& made) {
+  made.slow = true;
+  const Nanos times = random.between(20, 200);
+  made.gap *= times;
+  made.deadline *= times;
+  for (ModelPlan& plan : made.models) {
+    plan.policy.patience *= times;
+    if (plan.policy.latency_objective != kNever) plan.policy.latency_objective *= times;
+    plan.run_fixed *= times;
+    plan.run_row *= times;
+  }
+}
+
 }  // namespace
 
 Scenario Scenario::make(Random& random) {
@@ -177,6 +191,7 @@ Scenario Scenario::make(Random& random) {
   if (random.chance(50)) make_needs(random, made);
   if (random.chance(6)) make_fair(random, made);
   if (random.chance(6)) make_part(random, made);
+  if (made.exact && !made.fair && random.chance(40)) make_slow(random, made);
   return made;
 }
 

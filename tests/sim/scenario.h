@@ -56,6 +56,8 @@ struct Scenario {
   int keep_percent = 0;  // answers that their caller holds on to for a while
   // The dispatcher is told exactly what runs cost, and nothing else delays them: then what it takes in is in time.
   bool exact = false;
+  // So slow that the dispatcher follows what it sees of arrivals many times.
+  bool slow = false;
   // All comes at once and nothing has a target: lane time has to go by weight.
   bool fair = false;
   // Every model but the first has targets, and they are too many: the first has to get its part.

@@ -263,6 +263,7 @@ void World::load(int model) {
   if (plant_ == Plant::kBatchOverLimit && policy.max_queue_delay == 0) policy.max_batch_size *= 2;
   Costs* costs = scenario_.exact ? &placement.oracle : nullptr;
   if (costs != nullptr) REACHED(report_, exact_world);
+  if (scenario_.slow) REACHED(report_, slow_world);
   if (scenario_.devices.back() != 0) REACHED(report_, two_devices);
   Share share{plant_ == Plant::kLostWeight ? 1 : plan.weight, plan.needs.cores, {}};
   if (plant_ == Plant::kHiddenCores) share.cores /= 2;

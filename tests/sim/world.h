@@ -108,6 +108,7 @@ class World final : private Ledger, private CompletionSink, private RunObserver 
   Nanos next_time() const;
 
   // lanes.cc: what a lane does
+  void follow_lanes();
   void give_work(Lane& lane);
   void check_batch(const Lane& lane, const std::vector<Pick>& picks);
   void check_turn(const Pick& pick, const std::vector<Pick>& picks, const std::string& who);
