@@ -10,6 +10,9 @@
 // every queued ticket, and is asked only where the first says no and few are queued: with more than kMostPlayed, what
 // the first does not promise is refused.
 //
+// Where time alone does not say what goes first (priority levels; who may be outrun, see see_needs()) all that waits
+// counts as if it went first. What was promised by time before somebody came who may be outrun rests on forecasts then.
+//
 // What rests on a forecast is `tight` while it is queued. Only then do batches ask for forecasts too.
 //
 // Models without a target in their queue go after those with one, so what waits there is not counted, but for one batch
