@@ -12,6 +12,8 @@ namespace {
 
 // Costs that nothing has confirmed for so long refuse nobody that has the model to himself.
 constexpr Nanos kCostsFresh = kSecond;
+// Of the time until a target, one part in so many is left for a batch that pays.
+constexpr Nanos kGathers = 5;
 
 bool needs_named(const Dispatcher::Entry& entry) {
   return !entry.needs.empty() && entry.needs.back().place != ResourceRoom::kCores;
@@ -286,11 +288,30 @@ void Promises::begin_forecast(Nanos now, const Dispatcher::Entry* besides) {
   }
 }
 
+// A crowd that is promised the last moment runs one by one, and the lanes do less: each batch closes for its first
+// ticket's target. So much sooner a ticket behind others has to be through that a batch that pays has time.
+Nanos Promises::gathering(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now) {
+  const BatchingPolicy& policy = entry.queue.policy();
+  if (!policy.dynamic_batching || entry.queue.size() < 2) return 0;
+  const CostKey key = entry.queue.cost_key(ticket);
+  const Nanos span = ticket.target - now;
+  const std::int64_t waiting = static_cast<std::int64_t>(entry.queue.size()) * std::max<std::int64_t>(ticket.rows, 1);
+  const std::int64_t most = std::max(std::min<std::int64_t>(policy.max_batch_size, waiting), ticket.rows);
+  const std::int64_t rows = entry.costs->best_rows(key, most, span);
+  if (rows <= ticket.rows) return 0;
+  const Nanos more = entry.costs->predict(key, rows).typical - entry.costs->predict(key, ticket.rows).typical;
+  return std::clamp<Nanos>(more, 0, span / kGathers);
+}
+
 // The second way. False: `result` says why; the ticket may have been taken out of its queue.
 bool Promises::played(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now,
                       bool& taken_out, Forecast::Result& result) {
   begin_forecast(now);
   result = forecast_.run(kNoSequence, ticket);
+  if (!result.asked_late && result.asked_end + gathering(entry, *ticket, now) > ticket->target) {
+    result.asked_late = true;
+    return false;
+  }
   const bool all = result.late == 0;
   if (!all && !leaves_in_time(entry, ticket, nullptr, now, taken_out, result)) return false;
   // And if the one that is due goes first?

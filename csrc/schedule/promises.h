@@ -121,6 +121,7 @@ class Promises {
   bool later_keep_time(const Dispatcher::Entry& entry, Nanos from, Nanos room, Nanos now) const;
   bool played(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now, bool& taken_out,
               Forecast::Result& result);
+  static Nanos gathering(const Dispatcher::Entry& entry, const Ticket& ticket, Nanos now);
   bool leaves_in_time(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher::Entry* due, Nanos now,
                       bool& taken_out, Forecast::Result& result);
   void begin_forecast(Nanos now, const Dispatcher::Entry* besides = nullptr);

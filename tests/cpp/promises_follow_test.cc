@@ -20,6 +20,8 @@ struct Load {
   Nanos deadline;
   double weight = 1;
   std::uint32_t cores = 1;  // of a run, of two
+  Nanos start = 0;          // of a run, before its first row
+  std::int64_t best = 1;    // rows up to which a larger batch pays
 };
 
 struct Outcome {
@@ -39,8 +41,8 @@ class PromisesFollowTest : public ::testing::Test {
     std::array<Dispatcher::Entry*, 2> entries{};
     std::array<Outcome, 2> outcomes;
     for (std::size_t i = 0; i < loads.size(); ++i) {
-      costs[i] = std::make_unique<KnownCosts>(0, loads[i].run);
-      costs[i]->best = 1;
+      costs[i] = std::make_unique<KnownCosts>(loads[i].start, loads[i].run);
+      costs[i]->best = loads[i].best;
       BatchingPolicy policy;
       policy.dynamic_batching = true;
       policy.max_batch_size = 8;
@@ -75,7 +77,7 @@ class PromisesFollowTest : public ::testing::Test {
         dispatcher.take(static_cast<int>(lane), now, work[lane]);
         if (work[lane].entry == nullptr) continue;
         const std::size_t model = work[lane].entry == entries[0] ? 0 : 1;
-        ends[lane] = now + loads[model].run * work[lane].rows;
+        ends[lane] = now + loads[model].start + loads[model].run * work[lane].rows;
       }
     }
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
@@ -131,6 +133,15 @@ TEST_F(PromisesFollowTest, RunsThatTakeAllCoresCountAsAllLanes) {
   // Not more: a short run beside which the other does not fit idles a lane too, which no share counts.
   EXPECT_GE(fast.good, fast.sent / 2) << fast.refused << " refused";
   EXPECT_GE(slow.good, 350);
+}
+
+TEST_F(PromisesFollowTest, ACrowdIsServedInBatchesThatPay) {
+  // Nine times what two lanes can do in batches of 8, which take 140 ms.
+  const auto [crowd, nobody] = play({{{kMillisecond, 10 * kMillisecond, 800 * kMillisecond, 1, 1, 60 * kMillisecond, 8},
+                                      {100 * kSecond, kMillisecond, kSecond}}},
+                                    10);
+  EXPECT_GE(crowd.good, 900) << "of 1,142";
+  EXPECT_EQ(crowd.late + nobody.late, 0);
 }
 
 TEST_F(PromisesFollowTest, TwoThatAskForTooMuchShareByWeight) {
