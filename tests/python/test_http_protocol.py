@@ -477,7 +477,7 @@ def test_a_drain_ends_what_is_open(tmp_path: Path) -> None:
 
 
 def test_a_drain_says_close(tmp_path: Path) -> None:
-    with connected(tmp_path, drain_delay=1.0) as client:
+    with connected(tmp_path, drain_delay=3.0) as client:
         running: headrace.Server = client.running  # type: ignore[attr-defined]
         instance: Any = running._instance
         stopping = threading.Thread(target=running.stop)
