@@ -103,10 +103,16 @@ def main() -> None:
         version = Path(name) / "models" / NAME / "1"
         version.mkdir(parents=True)
         onnx.save(NETWORKS["bert_base"].build(), version / "model.onnx")
-        with ServerProcess(Path(name) / "models") as server:
-            capacity(server.grpc, request, 2)
-            most = capacity(server.grpc, request, 6)
-        (version.parent / "config.pbtxt").write_text(
+        config = version.parent / "config.pbtxt"
+
+        def measured_capacity() -> float:
+            config.unlink(missing_ok=True)
+            with ServerProcess(Path(name) / "models") as server:
+                capacity(server.grpc, request, 2)
+                return capacity(server.grpc, request, 6)
+
+        most = measured_capacity()
+        config.write_text(
             f'parameters {{ key: "latency_objective_ms" value: {{ string_value: "{options.objective_ms:g}" }} }}\n'
         )
         with ServerProcess(Path(name) / "models") as server:
@@ -127,6 +133,7 @@ def main() -> None:
             outcomes = offer(server.grpc, arrivals, {NAME: request}, waits)
             after, runs_after = successes(server.http)
             cpu, peak = cpu_seconds(pid) - cpu_before, memory_mib(pid, "VmHWM")
+        again = measured_capacity()  # hosts change their speed within a minute
     burst = [o for o in outcomes if start <= o.arrival.at < middle]
     accepted = [o for o in burst if o.ok]
     refused = [o.latency for o in burst if not o.ok]
@@ -140,9 +147,9 @@ def main() -> None:
     told = Counter(o.code.name for o in burst if not o.ok)
     overhead = max(cpu - (runs_after - runs_before), 0) / len(outcomes) * 1e6
     rows = {
-        "capacity (32 in flight)": f"{most:.1f}/s",
+        "capacity (32 in flight), before and after": f"{most:.1f}/s, {again:.1f}/s",
         "offered in the burst": f"{len(burst) / options.seconds:.0f}/s",
-        "goodput in the burst": f"{goodput:.1f}/s, {goodput / most:.2f} of capacity",
+        "goodput in the burst": f"{goodput:.1f}/s, {goodput / ((most + again) / 2):.2f} of capacity",
         "accepted; of them late": f"{len(accepted)}; {len(late)} ({len(late) / max(len(accepted), 1):.2%})",
         "latency of the accepted, p50, p99, most": spread_ms([o.latency for o in accepted]),
         "refused": f"{len(refused)}: {dict(told)}",
