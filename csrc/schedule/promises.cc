@@ -45,6 +45,11 @@ void Promises::account(Dispatcher::Entry& entry) {
   if (entry.waits && outrun_ == 1) rest_on_forecasts();
 }
 
+bool Promises::unlike_lanes() const {
+  const auto other = [this](const LaneState& lane) { return lane.device != lanes_.front().device; };
+  return std::any_of(lanes_.begin(), lanes_.end(), other);
+}
+
 // What was promised in constant time is as good as what a forecast has seen, but it is to be looked after in the same
 // way from now on.
 void Promises::rest_on_forecasts() {
@@ -207,8 +212,9 @@ Status Promises::admit(Dispatcher::Entry& entry, Ticket* ticket, Dispatcher::Ent
     young_from_ = tight_before_ = ticket->sequence;
   }
   // Those without a target of a model that has one go in their order, and a forecast that something rests on has seen
-  // them wait from the model's last target on: a further one does not come last.
-  const bool keeps = tight_ > 0 && entry.patient != nullptr && entry.patient->all() > 0;
+  // them wait from the model's last target on: a further one does not come last. Nor does who may take a faster lane
+  // than one that a forecast has seen get it later.
+  const bool keeps = tight_ > 0 && (unlike_lanes() || (entry.patient != nullptr && entry.patient->all() > 0));
   const bool last = targets() == 0 || (unruly_ == 0 && brought == 0 && !keeps && ticket->order_when >= latest_);
   plan_holds_ = false;
   if (ticket->target == kNever) {

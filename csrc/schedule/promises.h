@@ -114,6 +114,7 @@ class Promises {
   void recount(Nanos now);
   void account_cores(Dispatcher::Entry& entry);
   void rest_on_forecasts();
+  bool unlike_lanes() const;
   void count(Dispatcher::Entry& entry, Ticket& ticket, Nanos now);
   void uncount(Dispatcher::Entry& entry, Ticket& ticket);
   void set_urgent(Dispatcher::Entry& entry);

@@ -292,5 +292,25 @@ TEST_F(DispatcherPromisesTest, WhoMayBeOutrunByThoseBehindItCountsThem) {
   for (Dispatcher::Entry* entry : {holds, both, cores}) close(dispatcher, entry);
 }
 
+// The same of a fast lane: the one that comes free with the resource may be a slow one.
+TEST_F(DispatcherPromisesTest, WhoMayBeOutrunForAFastLaneIsStillInTime) {
+  constexpr Nanos kMs = kMillisecond;
+  Dispatcher dispatcher(2, {0, 1});
+  const std::vector<ResourceNeed> camera = {{"camera", kEverywhere, 1}};
+  auto* films = dispatcher.add("films", dynamic(1), 2, nullptr, &costs_, {1, 0, camera});
+  auto* other = dispatcher.add("other", dynamic(1), 2, nullptr, &costs_);
+  Dispatcher::Assignment slow;
+  submitted(dispatcher, films, 0);
+  dispatcher.take(1, 0, slow);  // until 220 ms
+  Ticket* promised = submitted(dispatcher, films, 150 * kMs, 340 * kMs);
+  // It would have the fast lane until 260 ms.
+  EXPECT_EQ(dispatcher.submit(other, ticket(5 * kSecond), 150 * kMs).code(), Code::kDeadlineExceeded);
+  finish(dispatcher, 1, slow);
+  Dispatcher::Assignment fast;
+  dispatcher.take(0, 220 * kMs, fast);
+  EXPECT_EQ(fast.tickets, (Tickets{promised}));
+  finish(dispatcher, 0, fast);
+}
+
 }  // namespace
 }  // namespace headrace
