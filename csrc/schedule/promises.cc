@@ -314,9 +314,13 @@ bool Promises::played(Dispatcher::Entry& entry, Ticket* ticket, const Dispatcher
                       bool& taken_out, Forecast::Result& result) {
   begin_forecast(now);
   result = forecast_.run(kNoSequence, ticket);
-  if (!result.asked_late && result.asked_end + gathering(entry, *ticket, now) > ticket->target) {
-    result.asked_late = true;
-    return false;
+  if (!result.asked_late) {
+    const Nanos gathered = result.asked_end + gathering(entry, *ticket, now);
+    if (gathered > ticket->target) {
+      result.asked_late = true;
+      result.asked_end = gathered;  // what the refusal says, and what spares those like it a forecast
+      return false;
+    }
   }
   const bool all = result.late == 0;
   if (!all && !leaves_in_time(entry, ticket, nullptr, now, taken_out, result)) return false;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "known_costs.h"
@@ -68,7 +69,10 @@ class PromisesFollowTest : public ::testing::Test {
         ticket->rows = 1;
         ticket->deadline = now + loads[i].deadline;
         ++outcomes[i].sent;
-        if (!dispatcher.submit(entries[i], ticket, now).ok()) ++outcomes[i].refused;
+        if (const Status status = dispatcher.submit(entries[i], ticket, now); !status.ok()) {
+          ++outcomes[i].refused;
+          expect_it_explains_itself(std::string(status.message()));
+        }
       }
       TicketChain expired = dispatcher.expire(now);
       EXPECT_EQ(expired.first, nullptr) << "what was promised was kept";
@@ -94,6 +98,14 @@ class PromisesFollowTest : public ::testing::Test {
       dispatcher.close(entries[i]);
     }
     return outcomes;
+  }
+
+  // Who is told when it would be answered is told of a time past its deadline.
+  static void expect_it_explains_itself(const std::string& text) {
+    const std::size_t answer = text.find("would answer in ");
+    const std::size_t limit = text.find(" is in ");
+    if (answer == std::string::npos || limit == std::string::npos) return;
+    EXPECT_GE(std::stol(text.substr(answer + 16)), std::stol(text.substr(limit + 7))) << text;
   }
 
   static void count(const TicketChain& chain, Nanos now, Outcome& outcome) {

@@ -1,8 +1,10 @@
 // A folder of a test's own, gone with it.
 #pragma once
 
+#include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <system_error>
 
 #include "base/check.h"
 
