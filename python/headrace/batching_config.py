@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from headrace import _proto
+from headrace.providers import on_gpu
 from headrace.resources import MOST, WHOLE_SERVER, Resource
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ def _levels(reader: ConfigReader, dynamic: Any, options: "BatchingOptions") -> N
 
 
 def _max_lanes(reader: ConfigReader, message: Any) -> int:
-    """How many lanes may run the model at one time: the counts of all groups; 0 (all) when none is given."""
+    """How many lanes may run the model at one time: the counts of all groups; 0 (the core's choice) when none is given.
+    Without a count a group is one lane of the CPU's, and of a GPU as many as the core finds good."""
     count = on_cpu = 0
     kinds = _proto.ModelInstanceGroup
     for group in message.instance_group:
@@ -162,7 +164,7 @@ def _max_lanes(reader: ConfigReader, message: Any) -> int:
             raise reader.wrong(f"instance_group.count is {group.count}: it must be 1 or more")
         if group.kind == kinds.KIND_MODEL:
             reader.warn("instance_group.kind KIND_MODEL", "it is read as KIND_AUTO")
-        count += max(1, group.count)
+        count += group.count if on_gpu(group) else max(1, group.count)
         if group.kind != kinds.KIND_GPU and not group.gpus:  # a GPU has lanes of its own
             on_cpu += max(1, group.count)
     if on_cpu > reader.config.lanes:

@@ -74,7 +74,9 @@ FIELDS: dict[str, Row] = {
     "metric_tags": Row(_W, _NO_EFFECT),
     "instance_group": Row(_A, "on which devices the model has sessions, and how many lanes of each may run it"),
     "instance_group.name": Row(_S, "a name for people"),
-    "instance_group.count": Row(_A, "lanes; more than the server has are warned of"),
+    "instance_group.count": Row(
+        _A, "lanes; none given: one of the CPU's, two of a GPU's; more than the server has are warned of"
+    ),
     "instance_group.kind": Row(
         _A, "KIND_CPU, KIND_GPU, KIND_AUTO (what --device says); KIND_MODEL is read as that, and warned of"
     ),

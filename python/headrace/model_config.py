@@ -392,6 +392,8 @@ def complete(settings: ModelSettings, model: "Model") -> Any:
         message.instance_group.add(name=f"{settings.name}_0", count=model.lanes)
     kinds = _proto.ModelInstanceGroup
     for group in message.instance_group:
+        if not group.count and len(message.instance_group) == 1 and providers.on_gpu(group):
+            group.count = model.lanes
         if len(model.providers) == 1:  # else each group says its own
             group.kind = kinds.KIND_CPU if model.provider == "cpu" else kinds.KIND_GPU
         group.count = max(1, group.count)

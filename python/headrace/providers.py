@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 from headrace import _proto
 from headrace.config import Config
 
-__all__ = ["Device", "Provider", "cache_folders", "chain", "device_of", "devices", "kept_apart", "plan_provider"]
+__all__ = [
+    "Device",
+    "Provider",
+    "cache_folders",
+    "chain",
+    "device_of",
+    "devices",
+    "kept_apart",
+    "on_gpu",
+    "plan_provider",
+]
 
 _PRECISIONS = {
     "FP32": {},
@@ -25,6 +35,20 @@ _TRITONS = {
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
 _WORDS = {"true": "1", "false": "0"}
+_GRAPHS = {"enable_cuda_graph", "trt_cuda_graph_enable"}
+# The runtime casts such numbers to pointers: whoever writes a config would read and call memory of this process; and
+# a run does not wait for copies on a stream that is not the runtime's own.
+_ADDRESSES = {
+    "user_compute_stream",
+    "has_user_compute_stream",
+    "gpu_external_alloc",
+    "gpu_external_free",
+    "gpu_external_empty_cache",
+    "trt_onnx_bytestream",
+    "trt_onnx_bytestream_size",
+    "trt_external_data_bytestream",
+    "trt_external_data_bytestream_size",
+}
 _CACHES = ("trt_engine_cache_path", "trt_timing_cache_path")
 
 
@@ -40,7 +64,7 @@ class Device(NamedTuple):
     """Where a model is to have a session, and how many lanes there may run it."""
 
     chain: tuple[Provider, ...]  # best first; empty: the CPU alone
-    lanes: int  # 0: the core's choice
+    lanes: int  # 0: the core's choice (two of a GPU's: the copies of one batch go on while another runs)
 
 
 def devices(
@@ -87,7 +111,7 @@ def _accelerators(
         elif accelerator.name == "tensorrt":
             tensorrt.append(_tensorrt(accelerator.parameters, config, wrong))
         elif accelerator.name == "cuda":
-            cuda.update(_words(accelerator.parameters))
+            cuda.update(_words("cuda", accelerator.parameters, wrong))
         else:
             warn(where, "this server knows tensorrt and cuda")
     return tensorrt, cuda
@@ -106,12 +130,12 @@ def _numbers(message: Any, config: Config, wrong: Callable[[str], Exception]) ->
         count = max(1, group.count)
         if group.kind == kinds.KIND_CPU:
             found[None] = found.get(None, 0) + count
-        elif group.kind == kinds.KIND_GPU or (group.kind == kinds.KIND_AUTO and group.gpus):
+        elif on_gpu(group):
             asked_for = True
             for number in group.gpus or (0,):
                 if number < 0:
                     raise wrong(f"instance_group.gpus has {number}: GPUs are counted from 0")
-                found[number] = found.get(number, 0) + count
+                found[number] = found.get(number, 0) + group.count
         else:
             anywhere += count
     if found:
@@ -124,9 +148,29 @@ def _numbers(message: Any, config: Config, wrong: Callable[[str], Exception]) ->
     return {int(number or 0): anywhere}, config.device != "auto"
 
 
-def _words(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The runtime takes 1 and 0 where people write true and false."""
-    return {key: _WORDS.get(value.lower(), value) for key, value in sorted(parameters.items())}
+def on_gpu(group: Any) -> bool:
+    """Whether a group of config.pbtxt asks for GPUs."""
+    kinds = _proto.ModelInstanceGroup
+    return bool(group.kind == kinds.KIND_GPU or (group.kind == kinds.KIND_AUTO and group.gpus))
+
+
+def _words(name: str, parameters: Mapping[str, str], wrong: Callable[[str], Exception]) -> dict[str, str]:
+    """The runtime takes 1 and 0 where people write true and false. What no session here may have is refused."""
+    words = {key: _WORDS.get(value.lower(), value) for key, value in sorted(parameters.items())}
+    for key, value in words.items():
+        if key in _ADDRESSES:
+            raise wrong(f"{name}'s {key} is about addresses in the server's memory, which no config may say: remove it")
+        if key in _GRAPHS and value != "0":
+            raise wrong(
+                f"{name}'s {key} is '{value}': a CUDA graph reads and writes the same addresses in every run, and here "
+                "each run has tensors of its own, so its answers would be wrong: remove it, or set it to 0"
+            )
+        if key == "do_copy_in_default_stream" and value != "1":
+            raise wrong(
+                f"{name}'s {key} is '{value}': copies that do not wait for what they copy make answers wrong: "
+                "remove it, or set it to 1"
+            )
+    return words
 
 
 def plan_provider(
@@ -176,7 +220,7 @@ def _tensorrt(parameters: Mapping[str, str], config: Config, wrong: Callable[[st
 
 def _tensorrt_options(parameters: Mapping[str, str], wrong: Callable[[str], Exception]) -> dict[str, str]:
     options: dict[str, str] = {}
-    for key, value in _words(parameters).items():
+    for key, value in _words("tensorrt", parameters, wrong).items():
         if key == "precision_mode":
             if value.upper() not in _PRECISIONS:
                 raise wrong(f"tensorrt's precision_mode is '{value}': it must be one of {', '.join(_PRECISIONS)}")

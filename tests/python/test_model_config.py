@@ -184,6 +184,8 @@ def test_a_queue_size_of_zero_keeps_the_servers_bound() -> None:
 def test_instance_groups_bound_the_lanes() -> None:
     assert read("instance_group [ { count: 2 kind: KIND_CPU } ]").batching["max_lanes"] == 2
     assert read("instance_group [ { kind: KIND_CPU }, { count: 2 } ]").batching["max_lanes"] == 3
+    assert read("instance_group { kind: KIND_GPU }").batching["max_lanes"] == 0
+    assert read("instance_group { kind: KIND_GPU count: 1 }").batching["max_lanes"] == 1
     many = read("instance_group { count: 9 }")
     assert many.batching["max_lanes"] == 9
     assert "9 is more than the server's 4 lane(s)" in many.warnings[0]

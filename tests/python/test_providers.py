@@ -66,10 +66,10 @@ def test_each_group_is_a_device_with_lanes_of_its_own() -> None:
     assert devices("", device="cpu") == [("cpu", 0)]
     both = "instance_group [ { kind: KIND_GPU gpus: [ 0, 1 ] count: 2 }, { kind: KIND_CPU count: 3 } ]"
     assert devices(both) == [("0", 2), ("1", 2), ("cpu", 3)]
-    assert devices("instance_group [ { gpus: [ 3, 1 ] }, { kind: KIND_CPU } ]") == [("3", 1), ("1", 1), ("cpu", 1)]
+    assert devices("instance_group [ { gpus: [ 3, 1 ] }, { kind: KIND_CPU } ]") == [("3", 0), ("1", 0), ("cpu", 1)]
     again = "instance_group [ { kind: KIND_CPU }, { kind: KIND_GPU }, { kind: KIND_CPU count: 2 } ]"
-    assert devices(again) == [("cpu", 3), ("0", 1)]
-    assert devices("instance_group [ { count: 2 }, { kind: KIND_GPU gpus: [ 1 ] } ]") == [("1", 3)]
+    assert devices(again) == [("cpu", 3), ("0", 0)]
+    assert devices("instance_group [ { count: 2 }, { kind: KIND_GPU gpus: [ 1 ] } ]") == [("1", 2)]
     with pytest.raises(ValueError, match="GPUs are counted from 0"):
         devices("instance_group { gpus: [ -1 ] }")
 
@@ -86,7 +86,7 @@ def test_tensorrt_stands_before_cuda_and_takes_tritons_words() -> None:
     parameters = """
         parameters { key: "precision_mode" value: "fp16" }
         parameters { key: "max_workspace_size_bytes" value: "1024" }
-        parameters { key: "trt_cuda_graph_enable" value: "true" }
+        parameters { key: "trt_cuda_graph_enable" value: "False" }
     """
     found, warnings = chain(ON_GPU + TENSORRT % parameters)
     assert warnings == []
@@ -95,7 +95,7 @@ def test_tensorrt_stands_before_cuda_and_takes_tritons_words() -> None:
         "device_id": "0",
         "trt_fp16_enable": "1",
         "trt_max_workspace_size": "1024",
-        "trt_cuda_graph_enable": "1",
+        "trt_cuda_graph_enable": "0",
     }
     with pytest.raises(ValueError, match="precision_mode is 'FP8': it must be one of FP32, FP16, BF16, INT8"):
         chain(ON_GPU + TENSORRT % 'parameters { key: "precision_mode" value: "FP8" }')
@@ -121,6 +121,50 @@ def test_every_parameter_of_tensorrt_is_known_or_refused() -> None:
         chain(ON_GPU + TENSORRT % 'parameters { key: "fp16" value: "1" }')
 
 
+GRAPH = "a CUDA graph reads and writes the same addresses in every run.* its answers would be wrong: remove it, or set"
+ADDRESS = "is about addresses in the server's memory, which no config may say: remove it"
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "cuda"])
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        *((key, value, GRAPH) for key in ("enable_cuda_graph", "trt_cuda_graph_enable") for value in ("1", "Yes", "")),
+        ("do_copy_in_default_stream", "0", "copies that do not wait for what they copy make answers wrong"),
+        ("user_compute_stream", "140230000000", ADDRESS),
+        ("has_user_compute_stream", "1", ADDRESS),
+        ("gpu_external_alloc", "0", ADDRESS),
+        ("gpu_external_free", "94000000", ADDRESS),
+        ("gpu_external_empty_cache", "94000000", ADDRESS),
+        ("trt_onnx_bytestream", "94000000", ADDRESS),
+        ("trt_onnx_bytestream_size", "64", ADDRESS),
+        ("trt_external_data_bytestream", "94000000", ADDRESS),
+        ("trt_external_data_bytestream_size", "64", ADDRESS),
+    ],
+)
+def test_what_no_session_here_may_have_is_refused(name: str, key: str, value: str, why: str) -> None:
+    text = ON_GPU + TENSORRT.replace("tensorrt", name) % f'parameters {{ key: "{key}" value: "{value}" }}'
+    with pytest.raises(ValueError, match=f"{name}'s {key} is .*{why.removeprefix('is ')}"):
+        chain(text)
+    if name == "tensorrt":
+        with pytest.raises(ValueError, match=f"{name}'s {key} is "):
+            plan(text)
+
+
+def test_what_they_say_by_default_may_be_said() -> None:
+    parameters = """
+        parameters { key: "enable_cuda_graph" value: "false" }
+        parameters { key: "do_copy_in_default_stream" value: "True" }
+        parameters { key: "gpu_mem_limit" value: "1024" }
+    """
+    assert chain(ON_GPU + TENSORRT.replace("tensorrt", "cuda") % parameters)[0][0].options == {
+        "device_id": "0",
+        "enable_cuda_graph": "0",
+        "do_copy_in_default_stream": "1",
+        "gpu_mem_limit": "1024",
+    }
+
+
 def test_engines_of_two_files_lie_apart() -> None:
     server = config.resolve({"cache_dir": "/var/cache/headrace"}, host=HOST)
     options = chain(ON_GPU + TENSORRT % "", cache_dir="/var/cache/headrace")[0][0].options
@@ -144,8 +188,8 @@ def plan(text: str = "", **flags: Any) -> tuple[providers.Provider, list[str]]:
 def test_a_plan_runs_on_its_gpu_and_nowhere_else() -> None:
     assert plan() == (providers.Provider("tensorrt", {"device_id": "0"}, asked_for=True), [])
     assert plan("instance_group { kind: KIND_GPU gpus: [ 2 ] }")[0].options == {"device_id": "2"}
-    found, warnings = plan(ON_GPU + TENSORRT % 'parameters { key: "trt_cuda_graph_enable" value: "true" }')
-    assert (found.options, warnings) == ({"device_id": "0", "trt_cuda_graph_enable": "1"}, [])
+    found, warnings = plan(ON_GPU + TENSORRT % 'parameters { key: "trt_dla_enable" value: "true" }')
+    assert (found.options, warnings) == ({"device_id": "0", "trt_dla_enable": "1"}, [])
     assert plan(ON_GPU + TENSORRT.replace("tensorrt", "cuda") % "")[1] == ["optimization.execution_accelerators 'cuda'"]
     with pytest.raises(ValueError, match="runs on a GPU only, and instance_group says KIND_CPU: ask for KIND_GPU"):
         plan("instance_group { kind: KIND_CPU }")
