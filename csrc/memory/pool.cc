@@ -31,6 +31,7 @@ constexpr std::size_t kTrimmedByOne = 64;  // free blocks that go because one mo
 constexpr std::size_t kLargest = std::size_t{1} << 47;
 // From here on a block is a mapping of its own, so that pages which are never touched cost nothing.
 constexpr std::size_t kMapped = Pool::kChargeStep;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 constexpr std::size_t class_of(std::size_t bytes) {
   const std::size_t last = std::max<std::size_t>(bytes, 1) - 1;
@@ -71,8 +72,9 @@ struct alignas(128) SizeClass {
   bool closed HEADRACE_GUARDED_BY(mutex) = false;         // the pool is gone
 };
 
-// Addresses for a block of class `index`; null when the system has none. `sparse`: it will be charged bit by bit.
-Header* map_block(std::size_t index, bool sparse) {
+// Addresses for a block of class `index`; null when the system has none. `wanted`: the bytes of it that somebody will
+// use; 0: nobody knows, it will be charged bit by bit.
+Header* map_block(std::size_t index, std::size_t wanted) {
   const std::size_t capacity = class_capacity(index);
   const bool mapped = capacity >= kMapped;
   void* memory = std::aligned_alloc(alignof(Header), sizeof(Header) + (mapped ? 0 : capacity));
@@ -87,8 +89,13 @@ Header* map_block(std::size_t index, bool sparse) {
     std::free(memory);
     return nullptr;
   }
-  // A huge page would make 2 MiB resident where one step of 256 KiB was charged. Advice: its failure costs only that.
-  if (sparse) static_cast<void>(::madvise(bytes, capacity, MADV_NOHUGEPAGE));
+  // Huge pages where they will be used whole: a page fault of 2 MiB in place of 512, which hold up the machine's other
+  // cores too. Elsewhere one would make 2 MiB resident where a step of 256 KiB was charged. Advice: it may fail.
+  if (wanted == 0) {
+    static_cast<void>(::madvise(bytes, capacity, MADV_NOHUGEPAGE));
+  } else if (const std::size_t whole = wanted / kHugePage * kHugePage; whole != 0) {
+    static_cast<void>(::madvise(bytes, whole, MADV_HUGEPAGE));
+  }
   header->data = static_cast<std::byte*>(bytes);
   return header;
 }
@@ -148,10 +155,10 @@ struct Books {
   }
 
   // A new block; if the system has no addresses, those of the waste are used.
-  Header* map(std::size_t index, bool sparse) {
-    Header* header = map_block(index, sparse);
+  Header* map(std::size_t index, std::size_t wanted) {
+    Header* header = map_block(index, wanted);
     if (header != nullptr || sweep(class_capacity(index)) == 0) return header;
-    return map_block(index, sparse);
+    return map_block(index, wanted);
   }
 
   // Makes the block waste; false where nothing does. `sweep_now`: nobody else will.
@@ -408,7 +415,7 @@ Result<Block> Pool::allocate(std::size_t bytes) {
     return block;
   }
   if (!books_->claim(whole)) return books_->no_room(bytes);
-  Header* header = books_->map(index, false);
+  Header* header = books_->map(index, bytes);
   if (header == nullptr) {
     books_->resident.fetch_sub(whole, std::memory_order_relaxed);
     return books_->no_addresses(bytes);
@@ -423,7 +430,7 @@ Result<Block> Pool::reserve(std::size_t bytes) {
   if (bytes > pool_detail::kLargest) return books_->no_addresses(bytes);
   const std::size_t index = pool_detail::class_of(bytes);
   if (Header* header = books_->reuse(index)) return Block(header);
-  Header* header = books_->map(index, true);
+  Header* header = books_->map(index, 0);
   if (header == nullptr) return books_->no_addresses(bytes);
   books_->count_new(header);
   return Block(header);

@@ -5,8 +5,12 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <optional>
 #include <random>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -330,6 +334,37 @@ TEST(Pool, ThreadsAllocateAndFreeForEachOther) {
   EXPECT_GT(stats.reuses, 0U);
   EXPECT_GT(refused.load(), 0U) << "the cap was never met: the test shows less than it should";
   expect_zero(pool);
+}
+
+// What the system was told of the page: VmFlags of proc_pid_smaps(5).
+std::string page_flags(const std::byte* page) {
+  const auto wanted = reinterpret_cast<std::uintptr_t>(page);
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t from = 0;
+    std::uintptr_t to = 0;
+    char dash = 0;
+    if (std::istringstream(line) >> std::hex >> from >> dash >> to && dash == '-')
+      inside = from <= wanted && wanted < to;
+    if (inside && line.rfind("VmFlags:", 0) == 0) return line + " ";
+  }
+  return {};
+}
+
+TEST(Pool, HugePagesAreAskedForWhatWillBeUsedAndForNothingElse) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) GTEST_SKIP() << "this kernel has no huge pages";
+  Pool pool(PoolOptions{});
+  // A block of 5 MiB for 4 MiB and a bit: the last one may never be touched.
+  const Block whole = take(pool, 4 * kMiB + 1);
+  EXPECT_NE(page_flags(whole.data()).find(" hg "), std::string::npos);
+  EXPECT_NE(page_flags(whole.data() + 4 * kMiB - 1).find(" hg "), std::string::npos);
+  EXPECT_EQ(page_flags(whole.data() + 4 * kMiB).find(" hg "), std::string::npos);
+  const Block small = take(pool, 2 * kMiB - 1);
+  EXPECT_EQ(page_flags(small.data()).find(" hg "), std::string::npos);
+  const Result<Block> sparse = pool.reserve(8 * kMiB);
+  ASSERT_TRUE(sparse);
+  EXPECT_NE(page_flags(sparse->data()).find(" nh "), std::string::npos);
 }
 
 TEST(Pool, TheLastBlocksMayGoOnOtherThreadsWhilePoolGoes) {
