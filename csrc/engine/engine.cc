@@ -65,8 +65,9 @@ Engine::Engine(const EngineOptions& options)
                                        options.clock != nullptr ? *options.clock : SteadyClock::instance(),
                                        [this] { give_back_of_runtimes(true); })),
       devices_(std::make_unique<Devices>(SchedulerOptions{options.lanes, options.clock, {}, loader_.get()}, pool_)),
-      thread_planner_(options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, devices_->cpu().clock(),
-                      [this] { return devices_->in_flight() != 0; }),
+      thread_planner_(
+          options.cores > 0 ? options.cores : options.lanes, options.lanes, pool_, devices_->cpu().clock(),
+          [this] { return devices_->in_flight() != 0; }, [this](const std::string& name) { return has_company(name); }),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
   loader_->attach(*devices_);
   Scheduler& cpu = devices_->cpu();
@@ -227,7 +228,25 @@ Status Engine::decide_padding(const ModelSpec& spec, Model& model) {
   return {};
 }
 
+bool Engine::has_company(const std::string& name) const {
+  MutexLock lock(mutex_);
+  return std::any_of(models_.begin(), models_.end(), [&](const auto& model) { return model->name != name; }) ||
+         std::any_of(loading_.begin(), loading_.end(), [&](const std::string& other) { return other != name; });
+}
+
 Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
+  {
+    MutexLock lock(mutex_);
+    loading_.push_back(spec.name);
+  }
+  Result<std::shared_ptr<Model>> model = load_new(spec);
+  MutexLock lock(mutex_);
+  loading_.erase(std::find(loading_.begin(), loading_.end(), spec.name));
+  if (model) models_.push_back(*model);
+  return model;
+}
+
+Result<std::shared_ptr<Model>> Engine::load_new(const ModelSpec& spec) {
   Result<std::shared_ptr<Backend>> opened = backend(spec.backend);
   if (!opened) return opened.status();
   // The dispatcher's entry goes with the last reference: a stale catalog may still submit, and is then refused.
@@ -246,8 +265,6 @@ Result<std::shared_ptr<Model>> Engine::load(const ModelSpec& spec) {
                       !thread_planner_.before(spec, **opened).final};
   Status status = loader_->first_load(*model, need, [&] { return make_places(spec, *opened, *model); });
   if (!status.ok()) return status;
-  MutexLock lock(mutex_);
-  models_.push_back(model);
   return model;
 }
 

@@ -160,6 +160,9 @@ class Engine {
   void give_back_of_runtimes(bool all);
   Status decide_batching(const ModelSpec& spec, Model& model);
   // Session, signature, batching, warm-up and entry: what a version's first load is.
+  Result<std::shared_ptr<Model>> load_new(const ModelSpec& spec);
+  // Models of other names are served, or being loaded.
+  bool has_company(const std::string& name) const;
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
   // The same on each of the spec's devices.
   Status make_places(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
@@ -179,6 +182,7 @@ class Engine {
   std::map<std::string, std::shared_ptr<Backend>> backends_ HEADRACE_GUARDED_BY(backends_mutex_);
   mutable Mutex mutex_;  // held for a look-up only: loops take it
   std::vector<std::shared_ptr<Model>> models_ HEADRACE_GUARDED_BY(mutex_);
+  std::vector<std::string> loading_ HEADRACE_GUARDED_BY(mutex_);  // names
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};
   std::unique_ptr<Loader> loader_;  // the scheduler tells it of what sleeps

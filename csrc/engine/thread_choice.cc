@@ -10,6 +10,7 @@ namespace {
 constexpr std::size_t kMostPlans = 4;
 constexpr double kAsGood = 0.97;   // of the other's throughput: what a trial of this length can tell apart
 constexpr double kSooner = 0.9;    // of the other's time for a lone row
+constexpr double kByFar = 1.25;    // of the other's throughput: what waiting for cores may cost
 constexpr double kHopeless = 0.8;  // of the champion's throughput: more threads will not make up for it
 
 }  // namespace
@@ -32,11 +33,13 @@ std::vector<ThreadPlan> thread_plans(int cores, int lanes, int max_lanes) {
   return plans;
 }
 
-ThreadVerdict judge(const ThreadFigures& champion, const ThreadFigures& challenger) {
+ThreadVerdict judge(const ThreadFigures& champion, const ThreadFigures& challenger, bool in_company) {
   const double ratio = champion.best_rate() > 0 ? challenger.best_rate() / champion.best_rate() : 0;
   const bool sooner = static_cast<double>(challenger.alone) < kSooner * static_cast<double>(champion.alone);
   ThreadVerdict verdict;
-  verdict.takes_over = ratio > 1 / kAsGood || (ratio >= kAsGood && sooner);
+  verdict.takes_over = in_company && challenger.plan.lanes < champion.plan.lanes
+                           ? ratio >= kByFar
+                           : ratio > 1 / kAsGood || (ratio >= kAsGood && sooner);
   verdict.go_on = ratio >= kHopeless;
   return verdict;
 }

@@ -4,6 +4,9 @@
 // Many requests at once are served best by as many runs as cores, each with one thread: nothing waits for anything. But
 // such runs share caches and memory bandwidth, and a request alone leaves the other cores idle. So the way with the
 // best throughput under load is taken, and of those that are as good as it the one that answers a lone request first.
+//
+// Where other models are served, a run that takes several cores also waits until so many are free at once: for the
+// longest run of them all. No trial shows that, so there a way with fewer lanes must be better by far.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +43,8 @@ struct ThreadVerdict {
   bool takes_over = false;  // the challenger is the better one
   bool go_on = false;       // even more threads may be better still
 };
-// `challenger` has more threads than `champion`.
-ThreadVerdict judge(const ThreadFigures& champion, const ThreadFigures& challenger);
+// `challenger` has more threads than `champion`. `in_company`: other models run on the same cores.
+ThreadVerdict judge(const ThreadFigures& champion, const ThreadFigures& challenger, bool in_company);
 
 double median(std::vector<double> values);  // 0 of none
 

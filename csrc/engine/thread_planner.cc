@@ -12,7 +12,7 @@ namespace headrace {
 namespace {
 
 // Whatever a decision depends on; "" when the file cannot be looked at. A file that was written again is another one.
-std::string key_of(const ModelSpec& spec) {
+std::string key_of(const ModelSpec& spec, bool in_company) {
   struct stat file {};
   if (::stat(spec.model_file.c_str(), &file) != 0) return {};
   std::string key = spec.backend + '\n' + spec.model_file + '\n';
@@ -30,6 +30,7 @@ std::string key_of(const ModelSpec& spec) {
   add(spec.batching.dynamic_batching ? 1 : 0);
   add(spec.batching.max_batch_size);
   add(spec.max_lanes);
+  add(in_company ? 1 : 0);
   for (const auto& [name, value] : spec.session.config_entries) key += '\n' + name + '=' + value;
   for (const Provider& provider : spec.session.providers) {
     key += '\n' + provider.name;
@@ -60,8 +61,9 @@ class ThreadPlanner::Turn {
   ThreadPlanner& planner_;
 };
 
-ThreadPlanner::ThreadPlanner(int cores, int lanes, Pool& pool, const Clock& clock, std::function<bool()> busy)
-    : cores_(cores), lanes_(lanes), pool_(pool), clock_(clock), busy_(std::move(busy)) {}
+ThreadPlanner::ThreadPlanner(int cores, int lanes, Pool& pool, const Clock& clock, std::function<bool()> busy,
+                             std::function<bool(const std::string&)> company)
+    : cores_(cores), lanes_(lanes), pool_(pool), clock_(clock), busy_(std::move(busy)), company_(std::move(company)) {}
 
 std::vector<ThreadPlan> ThreadPlanner::plans(const ModelSpec& spec) const {
   const SessionOptions& session = spec.session;
@@ -81,7 +83,7 @@ ThreadDecision ThreadPlanner::before(const ModelSpec& spec, const Backend& backe
   } else if (spec.session.intra_op_threads != 0 || spec.session.parallel_execution) {
     decision.reason = "as configured";
   } else {
-    const std::string key = key_of(spec);
+    const std::string key = key_of(spec, company_(spec.name));
     MutexLock lock(mutex_);
     if (const auto found = kept_.find(key); found != kept_.end()) {
       decision = found->second;
@@ -105,12 +107,13 @@ Status ThreadPlanner::settle(const ModelSpec& spec, Backend& backend, Model& mod
   options.max_rows = model.policy.dynamic_batching ? model.policy.max_batch_size : 1;
   options.busy = busy_;
   options.clock = &clock_;
+  options.in_company = company_(spec.name);
+  const std::string key = key_of(spec, options.in_company);
   const ThreadPlan first = options.plans.front();
   const Turn turn(*this);
   model.threads = try_threads(
       *model.session, [&](const ThreadPlan& plan) { return load(backend, spec, plan); }, pool_, options);
   if (model.threads.final) {
-    const std::string key = key_of(spec);
     MutexLock lock(mutex_);
     if (kept_.size() >= kMostKept) kept_.erase(kept_.begin());
     if (!key.empty()) kept_[key] = model.threads;

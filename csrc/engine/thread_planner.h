@@ -21,8 +21,9 @@ struct ModelSpec;
 // Thread-safe.
 class ThreadPlanner {
  public:
-  // `busy`: requests are in flight.
-  ThreadPlanner(int cores, int lanes, Pool& pool, const Clock& clock, std::function<bool()> busy);
+  // `busy`: requests are in flight. `company`: models of other names are served, or being loaded.
+  ThreadPlanner(int cores, int lanes, Pool& pool, const Clock& clock, std::function<bool()> busy,
+                std::function<bool(const std::string& name)> company);
 
   // Before the model is loaded: the plan to make its session with.
   ThreadDecision before(const ModelSpec& spec, const Backend& backend) const;
@@ -43,10 +44,11 @@ class ThreadPlanner {
   Pool& pool_;
   const Clock& clock_;
   const std::function<bool()> busy_;
+  const std::function<bool(const std::string&)> company_;
   mutable Mutex mutex_;
   CondVar tried_;
   bool trying_ HEADRACE_GUARDED_BY(mutex_) = false;
-  std::map<std::string, ThreadDecision> kept_ HEADRACE_GUARDED_BY(mutex_);  // by file and options
+  std::map<std::string, ThreadDecision> kept_ HEADRACE_GUARDED_BY(mutex_);  // by file, options and company
 };
 
 }  // namespace headrace

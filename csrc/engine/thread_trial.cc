@@ -72,7 +72,7 @@ class Trial {
       const ThreadFigures after = figures(challenger);
       decision.trials.push_back(before);
       decision.trials.push_back(after);
-      const ThreadVerdict verdict = judge(before, after);
+      const ThreadVerdict verdict = judge(before, after, options_.in_company);
       if (verdict.takes_over) champion = std::move(challenger);
       if (!verdict.go_on) break;
     }

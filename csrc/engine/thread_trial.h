@@ -32,6 +32,7 @@ struct ThreadTrialOptions {
   std::int64_t max_rows = 1;                // of a batch
   Nanos time = 300 * kMillisecond;          // of measuring, in all; a slow model's two rounds may take longer
   std::function<bool()> busy;               // requests are in flight
+  bool in_company = false;                  // other models run on the same cores
   const Clock* clock = nullptr;             // that runs are measured by; null: the steady one
   Nanos patience = 200 * kMillisecond;      // to wait, in all, for a server that is busy
   Nanos shortest_run = 300 * kMicrosecond;  // of the larger batch: below, more threads cannot pay

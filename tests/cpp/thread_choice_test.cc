@@ -48,28 +48,42 @@ ThreadFigures figures(double rate_one, double rate_rows, Nanos alone) {
 }
 
 TEST(ThreadVerdictTest, MoreThroughputWins) {
-  const ThreadVerdict verdict = judge(figures(100, 110, 1000), figures(90, 120, 1000));
+  const ThreadVerdict verdict = judge(figures(100, 110, 1000), figures(90, 120, 1000), false);
   EXPECT_TRUE(verdict.takes_over) << "the larger batch counts, where it pays";
   EXPECT_TRUE(verdict.go_on);
-  EXPECT_FALSE(judge(figures(100, 110, 1000), figures(110, 100, 1000)).takes_over);
+  EXPECT_FALSE(judge(figures(100, 110, 1000), figures(110, 100, 1000), false).takes_over);
 }
 
 TEST(ThreadVerdictTest, AsGoodAThroughputAndASoonerAnswerWins) {
-  EXPECT_TRUE(judge(figures(100, 0, 1000), figures(98, 0, 600)).takes_over);
-  EXPECT_FALSE(judge(figures(100, 0, 1000), figures(96, 0, 600)).takes_over) << "it would cost throughput";
-  EXPECT_FALSE(judge(figures(100, 0, 1000), figures(100, 0, 950)).takes_over) << "threads for nothing";
+  EXPECT_TRUE(judge(figures(100, 0, 1000), figures(98, 0, 600), false).takes_over);
+  EXPECT_FALSE(judge(figures(100, 0, 1000), figures(96, 0, 600), false).takes_over) << "it would cost throughput";
+  EXPECT_FALSE(judge(figures(100, 0, 1000), figures(100, 0, 950), false).takes_over) << "threads for nothing";
+}
+
+TEST(ThreadVerdictTest, InCompanyLanesAreNotGivenUpForALittle) {
+  ThreadFigures narrow = figures(100, 110, 1000);
+  narrow.plan = {1, 2};
+  ThreadFigures wide = figures(100, 130, 600);
+  wide.plan = {2, 1};
+  EXPECT_TRUE(judge(narrow, wide, false).takes_over);
+  EXPECT_FALSE(judge(narrow, wide, true).takes_over) << "a run of all cores waits for everybody's longest";
+  wide.rate_rows = 140;
+  EXPECT_TRUE(judge(narrow, wide, true).takes_over);
+  narrow.plan.lanes = 1;  // as configured: there is no lane to be given up
+  wide.rate_rows = 115;
+  EXPECT_TRUE(judge(narrow, wide, true).takes_over);
 }
 
 TEST(ThreadVerdictTest, EvenMoreThreadsAreNotTriedBehindAHopelessPlan) {
-  EXPECT_TRUE(judge(figures(100, 0, 1000), figures(81, 0, 600)).go_on);
-  EXPECT_FALSE(judge(figures(100, 0, 1000), figures(79, 0, 600)).go_on);
+  EXPECT_TRUE(judge(figures(100, 0, 1000), figures(81, 0, 600), false).go_on);
+  EXPECT_FALSE(judge(figures(100, 0, 1000), figures(79, 0, 600), false).go_on);
 }
 
 TEST(ThreadVerdictTest, APlanWithoutFiguresLoses) {
-  const ThreadVerdict verdict = judge(figures(100, 0, 1000), figures(0, 0, 0));
+  const ThreadVerdict verdict = judge(figures(100, 0, 1000), figures(0, 0, 0), false);
   EXPECT_FALSE(verdict.takes_over);
   EXPECT_FALSE(verdict.go_on);
-  EXPECT_FALSE(judge(figures(0, 0, 0), figures(0, 0, 0)).takes_over);
+  EXPECT_FALSE(judge(figures(0, 0, 0), figures(0, 0, 0), false).takes_over);
 }
 
 TEST(MedianTest, IsTheMiddleOne) {

@@ -62,6 +62,23 @@ TEST_F(ThreadPlannerTest, AModelThatComesBackIsNotTriedAgain) {
   engine_->unload(again);
 }
 
+TEST_F(ThreadPlannerTest, WhatWasFoundAloneIsTriedAgainInCompany) {
+  options_.lanes = 4;  // two threads and two lanes are better than one thread and four, by less than a quarter
+  runtime_.cost = [](int threads, std::int64_t rows) { return rows * (threads == 2 ? 45 : 100) * kMillisecond / 10; };
+  start();
+  engine_->unload(load(threaded()));
+  const auto other = load(spec("other"));
+  const auto model = load(threaded());
+  EXPECT_EQ(model->threads.plan, (ThreadPlan{1, 4})) << "its runs would wait for two cores at once";
+  EXPECT_EQ(model->threads.reason, "measured");
+  engine_->unload(other);
+  engine_->unload(model);
+  const auto alone = load(threaded());
+  EXPECT_EQ(alone->threads.plan, (ThreadPlan{2, 2}));
+  EXPECT_EQ(alone->threads.reason, "measured (when it was loaded before)");
+  engine_->unload(alone);
+}
+
 TEST_F(ThreadPlannerTest, AFileThatWasWrittenAgainIsTriedAgain) {
   engine_->unload(load(threaded()));
   std::ofstream(file_) << "another model";
