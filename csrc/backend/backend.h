@@ -131,6 +131,9 @@ class Session {
   virtual const Signature& signature() const = 0;
   virtual Placement placement() const { return {}; }
   virtual std::vector<SharedMemory> shared_memory() const { return {}; }
+  // Where batches for the next run of the calling thread are best gathered; null: the caller's own pool is as good. It
+  // may have no room while that has. Valid as long as the session; blocks of it outlive both.
+  virtual Pool* staging() const { return nullptr; }
   // INVALID_ARGUMENT: the runtime blames the inputs. CANCELLED: the interrupt stopped it. RESOURCE_EXHAUSTED: no
   // memory under the cap. Anything else is INTERNAL with the runtime's own words.
   virtual Status run(BatchRun& batch) = 0;
@@ -162,6 +165,8 @@ class Backend {
   // Memory that sessions have kept and not needed since the last call goes back to the system; `all`: whatever they do
   // not need now. Thread-safe, beside runs too; it may take milliseconds.
   virtual void give_back(bool all) { static_cast<void>(all); }
+  // Memory that sessions have for staging, by device: "gpu 0". Sessions of other backends may share it.
+  virtual std::map<std::string, PoolStats> staging() const { return {}; }
   // Bytes of the model's weights on disk: what a load is expected to need memory for. Errors as load's.
   virtual Result<std::uint64_t> weight_bytes(const std::string& model_file, const std::string& model_dir);
   // `model_file` is an absolute path; what it refers to (external data) must lie in `model_dir` after resolving links.

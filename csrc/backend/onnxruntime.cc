@@ -54,8 +54,11 @@ std::uint64_t bytes_on_disk(const std::string& model_file, const OnnxFile& file)
 
 class OnnxRuntime final : public Backend {
  public:
-  OnnxRuntime(ort::Library& library, ort::LogReceiver receiver, ThreadStarter* threads)
-      : library_(library), receiver_(receiver), threads_(threads) {
+  OnnxRuntime(ort::Library& library, const BackendOptions& options)
+      : library_(library),
+        receiver_{options.log_sink, options.log_context},
+        threads_(options.threads),
+        staging_bytes_(options.staging_bytes) {
     if (receiver_.sink != nullptr) library_.add_receiver(&receiver_);
   }
   ~OnnxRuntime() override { library_.remove_receiver(&receiver_); }
@@ -65,14 +68,8 @@ class OnnxRuntime final : public Backend {
   std::string_view name() const override { return "onnxruntime"; }
   std::string version() const override { return library_.version(); }
   bool scales_with_threads() const override { return true; }
-  void give_back(bool all) override {
-    if (library_.session_memory() == nullptr) return;
-    if (all) {
-      library_.session_memory()->runs().trim();
-    } else {
-      library_.session_memory()->runs().give_back_unused();
-    }
-  }
+  void give_back(bool all) override { library_.give_back(all); }
+  std::map<std::string, PoolStats> staging() const override { return library_.staging().stats(); }
   Result<std::uint64_t> weight_bytes(const std::string& model_file, const std::string& /*model_dir*/) override {
     const Result<OnnxFile> file = read_onnx_file(model_file);
     return file ? bytes_on_disk(model_file, *file) : std::uint64_t{0};  // load says what is wrong with it
@@ -93,7 +90,10 @@ class OnnxRuntime final : public Backend {
     if (Status created = create(model_file, options, session, placement); !created.ok()) return created;
     Result<Signature> signature = ort::read_signature(library_, session.get(), *file, model_file);
     if (!signature) return signature.status();
-    return make_ort_session(library_, std::move(session), std::move(*signature), *file, std::move(placement));
+    std::shared_ptr<Pool> staging =
+        ort::staging_for(library_, session.get(), options.providers, placement.provider, staging_bytes_);
+    return make_ort_session(library_, std::move(session), std::move(*signature), *file, std::move(placement),
+                            std::move(staging));
   }
 
  private:
@@ -167,7 +167,8 @@ class OnnxRuntime final : public Backend {
                             library_.env(), path.c_str(), session_options.get(), loan->packed(), session.out()));
     if (failure) return load_error(model_file, failure);
     loan->settle();
-    return make_ort_session(library_, std::move(session), std::move(*signature), file, Placement{}, std::move(loan));
+    return make_ort_session(library_, std::move(session), std::move(*signature), file, Placement{}, nullptr,
+                            std::move(loan));
   }
 
   // Writes the optimized model to `path`. What the model says of itself is read before the optimizer's writing it.
@@ -205,6 +206,7 @@ class OnnxRuntime final : public Backend {
   ort::Library& library_;
   ort::LogReceiver receiver_;
   ThreadStarter* const threads_;
+  const std::size_t staging_bytes_;
 };
 
 }  // namespace
@@ -212,8 +214,7 @@ class OnnxRuntime final : public Backend {
 Result<std::shared_ptr<Backend>> open_onnxruntime(const BackendOptions& options) {
   Result<ort::Library*> library = ort::Library::open(options.onnxruntime_library);
   if (!library) return library.status();
-  return std::shared_ptr<Backend>(std::make_shared<OnnxRuntime>(
-      **library, ort::LogReceiver{options.log_sink, options.log_context}, options.threads));
+  return std::shared_ptr<Backend>(std::make_shared<OnnxRuntime>(**library, options));
 }
 
 }  // namespace headrace

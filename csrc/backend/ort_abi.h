@@ -95,7 +95,8 @@ enum class Element : int {
 
 inline constexpr int kDeviceAllocator = 0;  // OrtAllocatorType
 inline constexpr int kArenaAllocator = 1;
-inline constexpr int kDefaultMemory = 0;  // OrtMemType
+inline constexpr int kDefaultMemory = 0;     // OrtMemType
+inline constexpr int kCpuOutputMemory = -1;  // which the CPU reads and a device writes: page-locked
 
 using LogFunction = void (*)(void* context, LogSeverity severity, const char* category, const char* log_id,
                              const char* code_location, const char* message);
@@ -158,6 +159,7 @@ using GetDimensionsCount = Slot<61, Status*(const TensorInfo*, std::size_t*)>;
 using GetDimensions = Slot<62, Status*(const TensorInfo*, std::int64_t*, std::size_t)>;
 using GetSymbolicDimensions = Slot<63, Status*(const TensorInfo*, const char**, std::size_t)>;
 using GetTensorTypeAndShape = Slot<65, Status*(const Value*, TensorInfo**)>;
+using CreateMemoryInfo = Slot<68, Status*(const char*, int, int, int, MemoryInfo**)>;
 using CreateCpuMemoryInfo = Slot<69, Status*(int, int, MemoryInfo**)>;
 using AllocatorFree = Slot<76, Status*(Allocator*, void*)>;
 using GetAllocatorWithDefaultOptions = Slot<78, Status*(Allocator**)>;
@@ -186,6 +188,8 @@ using ModelMetadataGetCustomMetadataMapKeys =
 using GetAvailableProviders = Slot<125, Status*(char***, int*)>;
 using ReleaseAvailableProviders = Slot<126, Status*(char**, int)>;
 using AddSessionConfigEntry = Slot<130, Status*(SessionOptions*, const char*, const char*)>;
+using CreateAllocator = Slot<131, Status*(const Session*, const MemoryInfo*, Allocator**)>;
+using ReleaseAllocator = Slot<132, void(Allocator*)>;
 using RegisterAllocator = Slot<176, Status*(Env*, Allocator*)>;
 using SetCustomCreateThread = Slot<196, Status*(SessionOptions*, void* (*)(void*, void (*)(void*), void*))>;
 using SetCustomThreadOptions = Slot<197, Status*(SessionOptions*, void*)>;

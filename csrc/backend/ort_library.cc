@@ -52,6 +52,7 @@ Library::Library(Api api) : api_(api), env_(api), cpu_memory_(api), plain_memory
   session_memory_ = std::make_unique<SessionMemory>(plain_memory_.get());
   if (take(api_, api_.call<RegisterAllocator>(env_.get(), session_memory_->allocator()))) session_memory_.reset();
   weights_ = std::make_unique<SharedWeights>(api_, cpu_memory());
+  staging_ = std::make_unique<Staging>(api_);
   return {};
 }
 
@@ -94,14 +95,26 @@ void Library::remove_receiver(const LogReceiver* receiver) {
   std::erase(receivers_, receiver);
 }
 
+void Library::give_back(bool all) {
+  staging_->give_back(all);
+  if (session_memory_ == nullptr) return;
+  if (all) {
+    session_memory_->runs().trim();
+  } else {
+    session_memory_->runs().give_back_unused();
+  }
+}
+
+void Library::say(LogLevel level, std::string_view where, std::string_view message) {
+  const MutexLock lock(mutex_);
+  for (const LogReceiver* receiver : receivers_) receiver->sink(receiver->context, level, where, message);
+}
+
 void Library::log(void* context, LogSeverity severity, const char* category, const char* log_id,
                   const char* code_location, const char* message) {
   static_cast<void>(category);
   static_cast<void>(log_id);
-  auto* library = static_cast<Library*>(context);
-  const MutexLock lock(library->mutex_);
-  for (const LogReceiver* receiver : library->receivers_)
-    receiver->sink(receiver->context, static_cast<LogLevel>(severity), code_location, message);
+  static_cast<Library*>(context)->say(static_cast<LogLevel>(severity), code_location, message);
 }
 
 }  // namespace headrace::ort

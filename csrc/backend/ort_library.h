@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "backend/ort_abi.h"
 #include "backend/ort_memory.h"
 #include "backend/ort_shared_weights.h"
+#include "backend/ort_staging.h"
 #include "base/error.h"
 #include "base/sync.h"
 
@@ -72,10 +74,15 @@ class Library {
   // Of sessions that are made with use_session_memory; null: this runtime takes no memory from outside.
   SessionMemory* session_memory() const { return session_memory_.get(); }
   SharedWeights& weights() const { return *weights_; }
+  Staging& staging() const { return *staging_; }
+  // Of sessions' memory and of staging: as Backend's.
+  void give_back(bool all);
 
   // Every receiver gets every line from now on, until it is removed. remove_receiver returns after any call of it.
   void add_receiver(const LogReceiver* receiver) HEADRACE_EXCLUDES(mutex_);
   void remove_receiver(const LogReceiver* receiver) HEADRACE_EXCLUDES(mutex_);
+  // A line of our own, among the runtime's.
+  void say(LogLevel level, std::string_view where, std::string_view message) HEADRACE_EXCLUDES(mutex_);
 
  private:
   explicit Library(Api api);
@@ -91,6 +98,7 @@ class Library {
   Owned<MemoryInfo, ReleaseMemoryInfo> plain_memory_;
   std::unique_ptr<SessionMemory> session_memory_;
   std::unique_ptr<SharedWeights> weights_;
+  std::unique_ptr<Staging> staging_;
   Mutex mutex_;
   std::vector<const LogReceiver*> receivers_ HEADRACE_GUARDED_BY(mutex_);
 };

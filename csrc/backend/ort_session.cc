@@ -58,6 +58,7 @@ struct Scratch {
   std::vector<std::uint8_t> guessed;  // per entry of outputs
   std::vector<std::int64_t> dims;
   std::vector<std::size_t> offsets;
+  const Pool* staged = nullptr;  // of the device that the thread's last run was on
   // Run options latch a stop, so they are dropped after one; until then a thread goes on with the same ones.
   Api api;
   ort::RunOptions* options = nullptr;
@@ -96,13 +97,14 @@ struct Stop {
 class OrtSession final : public Session {
  public:
   OrtSession(const ort::Library& library, ort::SessionHandle session, Signature signature, const OnnxFile& file,
-             Placement placement, std::unique_ptr<ort::SharedWeights::Loan> loan)
+             Placement placement, std::shared_ptr<Pool> staging, std::unique_ptr<ort::SharedWeights::Loan> loan)
       : library_(library),
         api_(library.api()),
         loan_(std::move(loan)),
         session_(std::move(session)),
         signature_(std::move(signature)),
-        placement_(std::move(placement)) {
+        placement_(std::move(placement)),
+        staging_(std::move(staging)) {
     for (const TensorSpec& spec : signature_.inputs) input_elements_.push_back(ort::element_of(spec.dtype));
     plans_ = std::make_unique<OutputPlan[]>(signature_.outputs.size());
     for (std::size_t i = 0; i < signature_.outputs.size(); ++i) plan(signature_.outputs[i], file, plans_[i]);
@@ -112,6 +114,12 @@ class OrtSession final : public Session {
   Placement placement() const override { return placement_; }
   std::vector<SharedMemory> shared_memory() const override {
     return loan_ == nullptr ? std::vector<SharedMemory>() : loan_->memory();
+  }
+
+  // Not before the thread's first run: only that sets the thread's device, and taking page-locked memory without one
+  // begins to use the first GPU, whichever is meant.
+  Pool* staging() const override {
+    return staging_ != nullptr && thread_scratch().staged == staging_.get() ? staging_.get() : nullptr;
   }
 
   Status run(BatchRun& batch) override {
@@ -232,6 +240,7 @@ class OrtSession final : public Session {
     if (scratch.outputs.empty()) return {};
 
     const auto [failure, stopped] = execute(batch, scratch);
+    if (staging_ != nullptr) scratch.staged = staging_.get();
     if (failure && stopped) return {Code::kCancelled, "The run was stopped: nobody waits for its answer any more."};
     if (failure) {
       again = guessed;  // the error's code does not tell a wrong guess from a wrong input
@@ -294,8 +303,12 @@ class OrtSession final : public Session {
     const std::optional<std::size_t> bytes = tensor_bytes(dtype, scratch.dims);
     if (!bytes) return {};
     Tensor& tensor = batch.outputs[i];
-    if (Status allocated = allocate(*batch.pool, dtype, scratch.dims, *bytes, tensor); !allocated.ok())
-      return allocated;
+    // The device writes it. That staging has no room is no reason to refuse.
+    Pool* staged = staging();
+    if (staged == nullptr || !allocate(*staged, dtype, scratch.dims, *bytes, tensor).ok()) {
+      if (Status allocated = allocate(*batch.pool, dtype, scratch.dims, *bytes, tensor); !allocated.ok())
+        return allocated;
+    }
     if (guess == Guess::kUnproven) std::memset(tensor.block.data(), kUnwritten, *bytes);
     const Failure failure = take(api_, api_.call<ort::CreateTensorWithDataAsOrtValue>(
                                            library_.cpu_memory(), static_cast<void*>(tensor.block.data()), *bytes,
@@ -412,6 +425,7 @@ class OrtSession final : public Session {
   const ort::SessionHandle session_;
   const Signature signature_;
   const Placement placement_;
+  const std::shared_ptr<Pool> staging_;  // of the session's allocator, so it goes first
   std::vector<ort::Element> input_elements_;
   std::unique_ptr<OutputPlan[]> plans_;
 };
@@ -419,10 +433,10 @@ class OrtSession final : public Session {
 }  // namespace
 
 std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
-                                          const OnnxFile& file, Placement placement,
+                                          const OnnxFile& file, Placement placement, std::shared_ptr<Pool> staging,
                                           std::unique_ptr<ort::SharedWeights::Loan> loan) {
   return std::make_unique<OrtSession>(library, std::move(session), std::move(signature), file, std::move(placement),
-                                      std::move(loan));
+                                      std::move(staging), std::move(loan));
 }
 
 }  // namespace headrace

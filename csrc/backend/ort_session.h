@@ -14,8 +14,10 @@ namespace ort {
 using SessionHandle = Owned<Session, ReleaseSession>;
 }  // namespace ort
 
+// `staging`: for what is copied to its device and back; null: it runs where ordinary memory is.
 std::unique_ptr<Session> make_ort_session(const ort::Library& library, ort::SessionHandle session, Signature signature,
                                           const OnnxFile& file, Placement placement,
+                                          std::shared_ptr<Pool> staging = nullptr,
                                           std::unique_ptr<ort::SharedWeights::Loan> loan = nullptr);
 
 }  // namespace headrace

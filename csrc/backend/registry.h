@@ -1,6 +1,7 @@
 // The table of runtimes: one row each, no plugin loader.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@ struct BackendOptions {
   std::string onnxruntime_library;   // absolute path of libonnxruntime.so.*; "" when the package is not installed
   LogSink log_sink = nullptr;
   void* log_context = nullptr;
+  std::size_t staging_bytes = std::size_t{256} << 20;  // most page-locked memory for each GPU; 0: none
 };
 
 // Opens the backend `name` ("onnxruntime", "echo", "tensorrt"). A missing runtime is FAILED_PRECONDITION and names the

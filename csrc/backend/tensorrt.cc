@@ -18,8 +18,11 @@ using ort::Failure;
 
 class TensorRt final : public Backend {
  public:
-  TensorRt(ort::Library& library, ort::LogReceiver receiver, ThreadStarter* threads)
-      : library_(library), receiver_(receiver), threads_(threads) {
+  TensorRt(ort::Library& library, const BackendOptions& options)
+      : library_(library),
+        receiver_{options.log_sink, options.log_context},
+        threads_(options.threads),
+        staging_bytes_(options.staging_bytes) {
     if (receiver_.sink != nullptr) library_.add_receiver(&receiver_);
   }
   ~TensorRt() override { library_.remove_receiver(&receiver_); }
@@ -28,6 +31,8 @@ class TensorRt final : public Backend {
 
   std::string_view name() const override { return "tensorrt"; }
   std::string version() const override { return library_.version(); }
+  void give_back(bool all) override { library_.give_back(all); }
+  std::map<std::string, PoolStats> staging() const override { return library_.staging().stats(); }
 
   Result<std::unique_ptr<Session>> load(const std::string& model_file, const std::string& /*model_dir*/,
                                         const SessionOptions& options) override {
@@ -55,7 +60,10 @@ class TensorRt final : public Backend {
     for (const TensorSpec& output : options.stated.outputs) wrapper.outputs.insert(output.name);
     Result<Signature> signature = ort::read_signature(library_, session.get(), wrapper, model_file);
     if (!signature) return signature.status();
-    return make_ort_session(library_, std::move(session), std::move(*signature), wrapper, {provider.name, ""});
+    std::shared_ptr<Pool> staging =
+        ort::staging_for(library_, session.get(), {&provider, 1}, provider.name, staging_bytes_);
+    return make_ort_session(library_, std::move(session), std::move(*signature), wrapper, {provider.name, ""},
+                            std::move(staging));
   }
 
  private:
@@ -70,6 +78,7 @@ class TensorRt final : public Backend {
   ort::Library& library_;
   ort::LogReceiver receiver_;
   ThreadStarter* const threads_;
+  const std::size_t staging_bytes_;
 };
 
 }  // namespace
@@ -77,8 +86,7 @@ class TensorRt final : public Backend {
 Result<std::shared_ptr<Backend>> open_tensorrt(const BackendOptions& options) {
   Result<ort::Library*> library = ort::Library::open(options.onnxruntime_library);
   if (!library) return library.status();
-  return std::shared_ptr<Backend>(
-      std::make_shared<TensorRt>(**library, ort::LogReceiver{options.log_sink, options.log_context}, options.threads));
+  return std::shared_ptr<Backend>(std::make_shared<TensorRt>(**library, options));
 }
 
 }  // namespace headrace

@@ -204,22 +204,28 @@ py::dict model_stats(const ModelSnapshot& model) {
   return row;
 }
 
+py::dict pool_stats(const PoolStats& stats) {
+  py::dict row;
+  row["cap"] = stats.cap;
+  row["bytes_in_use"] = stats.bytes_in_use;
+  row["bytes_in_use_peak"] = stats.bytes_in_use_peak;
+  row["bytes_retained"] = stats.bytes_retained;
+  row["bytes_waste"] = stats.bytes_waste;
+  row["blocks_in_use"] = stats.blocks_in_use;
+  row["allocations"] = stats.allocations;
+  row["reuses"] = stats.reuses;
+  row["refusals"] = stats.refusals;
+  return row;
+}
+
 py::dict snapshot(const EngineHandle& self) {
   Snapshot data;
   {
     py::gil_scoped_release release;
     data = self.engine->snapshot();
   }
-  py::dict pool;
-  pool["cap"] = data.pool.cap;
-  pool["bytes_in_use"] = data.pool.bytes_in_use;
-  pool["bytes_in_use_peak"] = data.pool.bytes_in_use_peak;
-  pool["bytes_retained"] = data.pool.bytes_retained;
-  pool["bytes_waste"] = data.pool.bytes_waste;
-  pool["blocks_in_use"] = data.pool.blocks_in_use;
-  pool["allocations"] = data.pool.allocations;
-  pool["reuses"] = data.pool.reuses;
-  pool["refusals"] = data.pool.refusals;
+  py::dict staging;
+  for (const auto& [device, stats] : data.staging) staging[device.c_str()] = pool_stats(stats);
   py::dict loader;
   loader["budget"] = data.loader.budget;
   loader["bytes"] = data.loader.bytes;
@@ -235,7 +241,8 @@ py::dict snapshot(const EngineHandle& self) {
   py::list models;
   for (const ModelSnapshot& model : data.models) models.append(model_stats(model));
   py::dict all;
-  all["pool"] = pool;
+  all["pool"] = pool_stats(data.pool);
+  all["staging"] = staging;
   all["loader"] = loader;
   all["inflight_bytes"] = data.inflight_bytes;
   all["inflight_bytes_peak"] = data.inflight_bytes_peak;

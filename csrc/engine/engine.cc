@@ -11,8 +11,13 @@
 namespace headrace {
 namespace {
 
-constexpr int kGpuLanes = 4;    // of a GPU, at least
-constexpr int kLanesOnGpu = 2;  // of a model there, where its configuration does not say: one runs, one gathers
+constexpr int kGpuLanes = 4;  // of a GPU, at least
+// Of a model there, where its configuration does not say: each has a stream of the runtime's, so one's gathering and
+// copies go on while the other's batch runs.
+constexpr int kLanesOnGpu = 2;
+// Page-locked memory for each GPU: this part of the pool's bytes beside them, and never more than that.
+constexpr std::size_t kStagingPart = 8;
+constexpr std::size_t kMostStaging = std::size_t{512} << 20;
 
 // Gives the pool's waste back on the worker's thread. Comes back to itself, and goes.
 struct SweepJob final : Job, CompletionSink {
@@ -70,6 +75,7 @@ Engine::Engine(const EngineOptions& options)
           [this] { return devices_->in_flight() != 0; }, [this](const std::string& name) { return has_company(name); }),
       worker_(std::make_unique<Worker>(kWorkerThreads, kMaxJobs)) {
   loader_->attach(*devices_);
+  for (const auto& [name, backend] : backends_) opened_.push_back(backend);
   Scheduler& cpu = devices_->cpu();
   cpu.set_cores(static_cast<std::uint32_t>(options.cores > 0 ? options.cores : options.lanes));
   for (const ResourceNeed& each : options.resources) cpu.set_resource(each.name, each.device, each.count);
@@ -142,12 +148,15 @@ Result<std::shared_ptr<Backend>> Engine::backend(const std::string& name) {
     options.threads = &threads_;
     options.log_sink = &Engine::log;
     options.log_context = this;
+    options.staging_bytes = std::min(options_.pool.cap / kStagingPart, kMostStaging);
     Result<std::shared_ptr<Backend>> result = open_backend(name, options);
     if (!result) {
       backends_.erase(name);
       return result.status();
     }
     opened = std::move(*result);
+    const MutexLock listed(mutex_);
+    opened_.push_back(opened);
   }
   return opened;
 }
@@ -417,10 +426,13 @@ Snapshot Engine::snapshot() const {
   snapshot.lanes_busy = devices_->busy_lanes();
   snapshot.loader = loader_->stats();
   std::vector<std::shared_ptr<Model>> models;
+  std::vector<std::shared_ptr<Backend>> backends;
   {
     MutexLock lock(mutex_);
     models = models_;
+    backends = opened_;
   }
+  for (const std::shared_ptr<Backend>& backend : backends) snapshot.staging.merge(backend->staging());
   using std::chrono::duration_cast;
   using std::chrono::milliseconds;
   const std::int64_t wall_ms = duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();

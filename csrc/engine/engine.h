@@ -84,6 +84,7 @@ struct ModelSnapshot {
 
 struct Snapshot {
   PoolStats pool;
+  std::map<std::string, PoolStats> staging;  // page-locked memory, by device
   std::size_t inflight_bytes = 0;
   std::size_t inflight_bytes_peak = 0;
   std::size_t tickets = 0;
@@ -182,7 +183,8 @@ class Engine {
   std::map<std::string, std::shared_ptr<Backend>> backends_ HEADRACE_GUARDED_BY(backends_mutex_);
   mutable Mutex mutex_;  // held for a look-up only: loops take it
   std::vector<std::shared_ptr<Model>> models_ HEADRACE_GUARDED_BY(mutex_);
-  std::vector<std::string> loading_ HEADRACE_GUARDED_BY(mutex_);  // names
+  std::vector<std::string> loading_ HEADRACE_GUARDED_BY(mutex_);              // names
+  std::vector<std::shared_ptr<Backend>> opened_ HEADRACE_GUARDED_BY(mutex_);  // for those who cannot wait for another
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};
   std::unique_ptr<Loader> loader_;  // the scheduler tells it of what sleeps

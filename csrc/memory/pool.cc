@@ -72,23 +72,15 @@ struct alignas(128) SizeClass {
   bool closed HEADRACE_GUARDED_BY(mutex) = false;         // the pool is gone
 };
 
-// Addresses for a block of class `index`; null when the system has none. `wanted`: the bytes of it that somebody will
-// use; 0: nobody knows, it will be charged bit by bit.
-Header* map_block(std::size_t index, std::size_t wanted) {
-  const std::size_t capacity = class_capacity(index);
-  const bool mapped = capacity >= kMapped;
-  void* memory = std::aligned_alloc(alignof(Header), sizeof(Header) + (mapped ? 0 : capacity));
-  if (memory == nullptr) return nullptr;
-  auto* header = new (memory) Header;
-  header->size_class = static_cast<std::uint32_t>(index);
-  header->capacity = capacity;
-  header->data = reinterpret_cast<std::byte*>(header + 1);
-  if (!mapped) return header;
+// Whether the bytes of such a block lie by themselves.
+bool lies_apart(std::size_t capacity, const MemorySource* source) {
+  return capacity >= (source == nullptr ? kMapped : Pool::kSourcedBytes);
+}
+
+void* map_bytes(std::size_t capacity, std::size_t wanted, MemorySource* source) {
+  if (source != nullptr) return source->take(capacity);
   void* bytes = ::mmap(nullptr, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (bytes == MAP_FAILED) {
-    std::free(memory);
-    return nullptr;
-  }
+  if (bytes == MAP_FAILED) return nullptr;
   // Huge pages where they will be used whole: a page fault of 2 MiB in place of 512, which hold up the machine's other
   // cores too. Elsewhere one would make 2 MiB resident where a step of 256 KiB was charged. Advice: it may fail.
   if (wanted == 0) {
@@ -96,13 +88,37 @@ Header* map_block(std::size_t index, std::size_t wanted) {
   } else if (const std::size_t whole = wanted / kHugePage * kHugePage; whole != 0) {
     static_cast<void>(::madvise(bytes, whole, MADV_HUGEPAGE));
   }
-  header->data = static_cast<std::byte*>(bytes);
-  return header;
+  return bytes;
 }
 
-void unmap_block(Header* header) {
+// Addresses for a block of class `index`; null when there are none. `wanted`: the bytes of it that somebody will use;
+// 0: nobody knows, it will be charged bit by bit.
+Header* map_block(std::size_t index, std::size_t wanted, MemorySource* source) {
+  const std::size_t capacity = class_capacity(index);
+  const bool apart = lies_apart(capacity, source);
+  void* memory = std::aligned_alloc(alignof(Header), sizeof(Header) + (apart ? 0 : capacity));
+  if (memory == nullptr) return nullptr;
+  auto* header = new (memory) Header;
+  header->size_class = static_cast<std::uint32_t>(index);
+  header->capacity = capacity;
+  header->data = reinterpret_cast<std::byte*>(header + 1);
+  if (!apart) return header;
+  header->data = static_cast<std::byte*>(map_bytes(capacity, wanted, source));
+  if (header->data != nullptr) return header;
+  header->~Header();
+  std::free(header);
+  return nullptr;
+}
+
+void unmap_block(Header* header, MemorySource* source) {
   ASAN_UNPOISON_MEMORY_REGION(header->data, header->capacity);
-  if (header->capacity >= kMapped) HEADRACE_CHECK(::munmap(header->data, header->capacity) == 0);
+  if (lies_apart(header->capacity, source)) {
+    if (source != nullptr) {
+      source->give_back(header->data);
+    } else {
+      HEADRACE_CHECK(::munmap(header->data, header->capacity) == 0);
+    }
+  }
   header->~Header();
   std::free(header);
 }
@@ -110,10 +126,11 @@ void unmap_block(Header* header) {
 }  // namespace
 
 struct Books {
-  Books(std::size_t cap_bytes, std::size_t retain_bytes) : cap(cap_bytes), retain(retain_bytes) {}
+  explicit Books(const PoolOptions& options) : cap(options.cap), retain(options.retain), source(options.source) {}
 
   const std::size_t cap;
   const std::size_t retain;
+  const std::shared_ptr<MemorySource> source;
   // Changed by every allocation and release. `resident` changes only where the system is asked, or a step is charged.
   alignas(64) std::atomic<std::size_t> charged{0};
   std::atomic<std::size_t> resident{0};  // never over the cap
@@ -151,14 +168,14 @@ struct Books {
 
   void release(Header* header) {
     resident.fetch_sub(header->resident, std::memory_order_relaxed);
-    unmap_block(header);
+    unmap_block(header, source.get());
   }
 
   // A new block; if the system has no addresses, those of the waste are used.
   Header* map(std::size_t index, std::size_t wanted) {
-    Header* header = map_block(index, wanted);
+    Header* header = map_block(index, wanted, source.get());
     if (header != nullptr || sweep(class_capacity(index)) == 0) return header;
-    return map_block(index, wanted);
+    return map_block(index, wanted, source.get());
   }
 
   // Makes the block waste; false where nothing does. `sweep_now`: nobody else will.
@@ -195,7 +212,7 @@ struct Books {
         resident.fetch_sub(header->resident, std::memory_order_relaxed);
       }
       given += header->resident;
-      unmap_block(header);
+      unmap_block(header, source.get());
     }
     return given;
   }
@@ -230,7 +247,7 @@ struct Books {
           header->next = std::exchange(taken, header);
         }
       }
-      while (taken != nullptr) unmap_block(std::exchange(taken, taken->next));
+      while (taken != nullptr) unmap_block(std::exchange(taken, taken->next), source.get());
     }
     if (sweep_now) sweep_all();
     return given;
@@ -254,7 +271,7 @@ struct Books {
         }
         size_class.free_count = size_class.least_free = kept;
       }
-      while (taken != nullptr) unmap_block(std::exchange(taken, taken->next));
+      while (taken != nullptr) unmap_block(std::exchange(taken, taken->next), source.get());
     }
   }
 
@@ -382,7 +399,7 @@ bool charge(Header* header, std::size_t upto) {
 
 using pool_detail::Header;
 
-Pool::Pool(const PoolOptions& options) : books_(new pool_detail::Books(options.cap, options.retain)) {
+Pool::Pool(const PoolOptions& options) : books_(new pool_detail::Books(options)) {
   HEADRACE_CHECK(options.device.kind == DeviceKind::kCpu);
 }
 
@@ -427,6 +444,7 @@ Result<Block> Pool::allocate(std::size_t bytes) {
 }
 
 Result<Block> Pool::reserve(std::size_t bytes) {
+  if (books_->source != nullptr) return allocate(bytes);
   if (bytes > pool_detail::kLargest) return books_->no_addresses(bytes);
   const std::size_t index = pool_detail::class_of(bytes);
   if (Header* header = books_->reuse(index)) return Block(header);

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -110,10 +111,21 @@ class BlockCopies {
   std::uint32_t left_;
 };
 
+// Memory from elsewhere than the system: page-locked, say. Thread-safe.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+  // Pool::kAlignment aligned; null: there is none.
+  virtual void* take(std::size_t bytes) noexcept = 0;
+  virtual void give_back(void* data) noexcept = 0;
+};
+
 struct PoolOptions {
   std::size_t cap = std::size_t{1} << 30;       // bytes charged + bytes kept in free lists
   std::size_t retain = std::size_t{256} << 20;  // most bytes kept in free lists
   Device device{};
+  // Of blocks of Pool::kSourcedBytes and more; null: the system. It is kept as long as the pool and its last block.
+  std::shared_ptr<MemorySource> source{};
 };
 
 struct PoolClassStats {
@@ -141,6 +153,7 @@ class Pool {
   static constexpr std::size_t kAlignment = 64;
   static constexpr std::size_t kChargeStep = std::size_t{256} << 10;
   static constexpr std::size_t kWasteBytes = std::size_t{64} << 10;
+  static constexpr std::size_t kSourcedBytes = kWasteBytes;
 
   explicit Pool(const PoolOptions& options);
   ~Pool();
@@ -150,7 +163,7 @@ class Pool {
   // A block of at least `bytes` (0 is allowed and gives a valid pointer), charged whole.
   Result<Block> allocate(std::size_t bytes);
   // A block whose addresses are taken but whose bytes are charged by Block::charge as they are used. Refused only
-  // when the system has no addresses left.
+  // when the system has no addresses left. Of a pool with a source it is charged whole: such memory is never sparse.
   Result<Block> reserve(std::size_t bytes);
   // Gives every free block back to the system, and the waste.
   void trim();

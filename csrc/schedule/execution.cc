@@ -22,8 +22,7 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
   for (const Ticket* ticket : tickets) record.rows += ticket->rows;
 
   const std::int64_t length = padded_length(tickets, runnable.padding);
-  Status status =
-      length == 0 ? gather(tickets, pool_, inputs_) : gather_padded(tickets, runnable.padding, length, pool_, inputs_);
+  Status status = gather_for(*runnable.session, tickets, runnable.padding, length);
   if (status.ok()) {
     wanted_outputs(tickets, wanted_);
     batch_.inputs = inputs_;
@@ -61,6 +60,18 @@ void Execution::run_part(std::span<Ticket* const> tickets, Dispatcher::Assignmen
     }
   }
   answer_part(tickets, assignment, runnable, ledger, record, length, status);
+}
+
+Status Execution::gather_for(const Session& session, std::span<Ticket* const> tickets, const Padding& padding,
+                             std::int64_t length) {
+  const auto gather_into = [&](Pool& pool) {
+    return length == 0 ? gather(tickets, pool, inputs_) : gather_padded(tickets, padding, length, pool, inputs_);
+  };
+  Pool* staging = session.staging();
+  if (staging == nullptr) return gather_into(pool_);
+  Status status = gather_into(*staging);
+  // That staging has no room is no reason to refuse.
+  return status.code() == Code::kResourceExhausted ? gather_into(pool_) : status;
 }
 
 void Execution::rerun_part(std::span<Ticket* const> part, Dispatcher::Assignment& assignment, const Runnable& runnable,

@@ -97,6 +97,9 @@ class Execution {
   void answer_part(std::span<Ticket* const> tickets, Dispatcher::Assignment& assignment, const Runnable& runnable,
                    Ledger& ledger, RunRecord& record, std::int64_t length, const Status& status);
 
+  // The batch's inputs, padded to `length` unless it is 0: in the session's staging memory, or in ours.
+  Status gather_for(const Session& session, std::span<Ticket* const> tickets, const Padding& padding,
+                    std::int64_t length);
   // What the claimed tickets asked of their outputs. Those that cannot have it get their error, and count as not
   // answered by the run.
   // `length`: to which the batch was padded; 0: it was not.

@@ -220,7 +220,7 @@ class Config:
             "50 % of the memory limit, at least 4 x max_request_bytes",
             lambda host, values: max(host.memory_bytes // 2, 4 * values["max_request_bytes"]),
         ),
-        "Memory for requests, batches and outputs.",
+        "Memory for requests, batches and outputs; an eighth more for each GPU (512 MiB at most), page-locked.",
         _EXHAUSTED,
         MIB,
     )

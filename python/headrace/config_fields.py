@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
 _A, _S, _W, _R = Treatment.ACTED, Treatment.SHOWN, Treatment.WARNED, Treatment.REFUSED
 _NO_EFFECT = "it has no effect here"
+_PINNED = "batches and outputs of a GPU lie in page-locked memory as it is"
 _CPU = "the model runs on the CPU"
 _SHAPE = "tensors are served in the model's own shape"
 _SUCH = "such tensors cannot be served"
@@ -133,8 +134,8 @@ FIELDS: dict[str, Row] = {
     "optimization.execution_accelerators.cpu_execution_accelerator": Row(_A, "warned of: the CPU as it is"),
     "optimization.execution_accelerators.cpu_execution_accelerator.name": Row(_A, "named in the warning"),
     "optimization.execution_accelerators.cpu_execution_accelerator.parameters": Row(_A, "go with their accelerator"),
-    "optimization.input_pinned_memory": Row(_W, _CPU),
-    "optimization.output_pinned_memory": Row(_W, _CPU),
+    "optimization.input_pinned_memory": Row(_W, _PINNED),
+    "optimization.output_pinned_memory": Row(_W, _PINNED),
     "optimization.gather_kernel_buffer_threshold": Row(_W, _CPU),
     "optimization.eager_batching": Row(_W, "a batch is gathered when a lane takes it"),
     "parameters": Row(_A, "by key: see below"),

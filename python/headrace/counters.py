@@ -96,6 +96,7 @@ class PoolStats(TypedDict):
 
 class Snapshot(TypedDict):
     pool: PoolStats
+    staging: dict[str, PoolStats]  # page-locked memory, by device: "gpu 0"; none where no model runs on a GPU
     loader: LoaderStats
     inflight_bytes: int
     inflight_bytes_peak: int
