@@ -5,8 +5,8 @@ With no settings at all, and with fixed ones: the same binary with learning off,
 and queue delay, the same for the three models; and two that somebody would choose who knows the models. The fixed ones
 are no straw men: their queues are bounded, and what is past its deadline is dropped from them. Each rate of a ladder (a
 step is 10 %) is offered for a window; a server has passed a rate when 99 % of the window's requests were answered
-within their deadlines. The ladder ends at the first rate that fails twice. No settings, the best of the grid and the better of
-those two then climb it again in turns.
+within their deadlines. The ladder ends at the first rate that fails twice. No settings, the best of the grid and the
+better of those two then climb it again in turns.
 
     python benchmarks/serving/slo.py [--seconds 6] [--rounds 3] [--report FILE]
 """
