@@ -49,6 +49,7 @@ _ADDRESSES = {
     "trt_external_data_bytestream",
     "trt_external_data_bytestream_size",
 }
+_LIBRARIES = {"trt_extra_plugin_lib_paths", "trt_engine_decryption_lib_path"}
 _CACHES = ("trt_engine_cache_path", "trt_timing_cache_path")
 
 
@@ -160,6 +161,11 @@ def _words(name: str, parameters: Mapping[str, str], wrong: Callable[[str], Exce
     for key, value in words.items():
         if key in _ADDRESSES:
             raise wrong(f"{name}'s {key} is about addresses in the server's memory, which no config may say: remove it")
+        if key in _LIBRARIES and value:
+            raise wrong(
+                f"{name}'s {key} is '{value}': a config may come with a request to load, and may not name code to be "
+                "run: start the server with that library in LD_PRELOAD"
+            )
         if key in _GRAPHS and value != "0":
             raise wrong(
                 f"{name}'s {key} is '{value}': a CUDA graph reads and writes the same addresses in every run, and here "
