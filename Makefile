@@ -64,7 +64,7 @@ sanitize: .venv/.package .stamps/system-test .stamps/system-lint models ## C++ t
 fuzz: .venv/.installed .stamps/system-test .stamps/system-fuzz ## run the fuzzers; SECONDS_EACH=60
 	@scripts/fuzz
 
-bench: .venv/.package .stamps/system-test models ## the figures of docs/performance, side by side with a grpc.aio twin
+bench: .venv/.package .stamps/system-test models ## the figures of benchmarks/reports that take minutes, side by side with a grpc.aio twin
 	@scripts/bench $(ARGS)
 
 wheel: .venv/.package ## dist/headrace-*.whl, with the libraries that it links
