@@ -6,6 +6,9 @@ beat. Then windows of the loop and of `headrace serve` with no settings (h2load 
 turns, A B B A. The server is given no hint of what the grid found.
 
     python benchmarks/serving/saturation.py [NETWORK...] [--windows 6] [--seconds 5] [--report FILE]
+
+With `--device cuda` both sides run on GPU 0, and the grid is instances x rows of larger batches; it ends with an error
+where that cannot be.
 """
 
 import argparse
@@ -38,6 +41,7 @@ from server_process import ServerProcess  # noqa: E402
 CORES = len(os.sched_getaffinity(0))
 BATCHES = (1, 2, 4, 8)
 IN_FLIGHT = 8 * CORES
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DATATYPES = {"float32": "FP32", "int64": "INT64"}
 Array = np.ndarray[Any, Any]
 
@@ -55,8 +59,10 @@ class Cell:
         return f"{self.threads} x {self.instances}, {self.rows} rows" + (", spinning" if self.spins else "")
 
 
-def cells() -> list[Cell]:
-    """The grid: powers of two up to the cores, and as many instances as fit, or twice that."""
+def cells(device: str) -> list[Cell]:
+    """The grid: powers of two up to the cores, as many instances as fit, or twice that; one thread on a GPU."""
+    if device == "cuda":
+        return [Cell(1, instances, rows) for instances, rows in itertools.product((1, 2, 4), (1, 4, 8, 16, 32))]
     counts = [1 << shift for shift in range(CORES.bit_length()) if 1 << shift <= CORES]
     grid = []
     for threads, instances, rows in itertools.product(counts, counts, BATCHES):
@@ -70,8 +76,9 @@ def cells() -> list[Cell]:
 class Loop:
     """Sessions of one model file, one for each number of threads, and the loop over them."""
 
-    def __init__(self, file: Path, network: Network) -> None:
+    def __init__(self, file: Path, network: Network, device: str) -> None:
         self._file = file
+        self._provider = PROVIDERS[device]
         self._row = network.row()
         self._sessions: dict[tuple[int, bool], onnxruntime.InferenceSession] = {}
 
@@ -82,7 +89,7 @@ class Loop:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = cell.threads
             options.add_session_config_entry("session.intra_op.allow_spinning", str(int(cell.spins)))
-            self._sessions[key] = onnxruntime.InferenceSession(self._file, options, providers=["CPUExecutionProvider"])
+            self._sessions[key] = onnxruntime.InferenceSession(self._file, options, providers=[self._provider])
         return self._sessions[key]
 
     def keep(self, cell: Cell) -> None:
@@ -170,15 +177,16 @@ def measure(model: str, options: argparse.Namespace, folder: Path) -> list[str]:
     version.mkdir(parents=True)
     file = version / "model.onnx"
     onnx.save(network.build(), file)
-    loop = Loop(file, network)
-    grid = {cell: loop.rate(cell, options.grid_seconds) for cell in cells()}
+    loop = Loop(file, network, options.device)
+    grid = {cell: loop.rate(cell, options.grid_seconds) for cell in cells(options.device)}
     again = sorted(grid, key=grid.__getitem__)[-3:]
     second = {cell: loop.rate(cell, options.seconds / 2) for cell in again}
     best = max(second, key=second.__getitem__)
     loop.keep(best)
     loops: list[float] = []
     served: list[Served] = []
-    with ServerProcess(folder / model, *options.server_arguments) as process:
+    device = () if options.device == "cpu" else ("--device", options.device, "--strict-device")
+    with ServerProcess(folder / model, *device, *options.server_arguments) as process:
         client = Client(Server(process.grpc, process.process.pid, lambda _: 0), model, network, folder)
         np.testing.assert_allclose(client.answer(), loop.answer(best), rtol=1e-3, atol=1e-5)
         requests = max(4 * IN_FLIGHT, int(second[best] * options.seconds))
@@ -190,17 +198,18 @@ def measure(model: str, options: argparse.Namespace, folder: Path) -> list[str]:
                 else:
                     loops.append(loop.rate(best, options.seconds))
     ratios = [a.rate / b for a, b in zip(served, loops, strict=True)]
+    batches = sorted({cell.rows for cell in grid})
     lines = [
         f"## {model}: {network.text}",
         "",
         "Rows/s of a loop, threads a run x instances; the columns are rows of a batch:",
         "",
-        "| threads x instances | " + " | ".join(map(str, BATCHES)) + " |",
-        "|---" * (len(BATCHES) + 1) + "|",
+        "| threads x instances | " + " | ".join(map(str, batches)) + " |",
+        "|---" * (len(batches) + 1) + "|",
     ]
     for head in dict.fromkeys(replace(cell, rows=1) for cell in grid):
         name = f"{head.threads} x {head.instances}" + (", spinning" if head.spins else "")
-        lines.append(f"| {name} | " + " | ".join(f"{grid[replace(head, rows=rows)]:.2f}" for rows in BATCHES) + " |")
+        lines.append(f"| {name} | " + " | ".join(f"{grid[replace(head, rows=rows)]:.2f}" for rows in batches) + " |")
     lines += [
         "",
         "Measured again: " + "; ".join(f"{cell}: {rate:.2f}" for cell, rate in second.items()) + ".",
@@ -225,11 +234,14 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=6, help="of each side")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a window")
     parser.add_argument("--grid-seconds", type=float, default=0.6, help="of a cell of the grid, two runs at least")
+    parser.add_argument("--device", choices=PROVIDERS, default="cpu", help="of both sides")
     parser.add_argument("--server-arguments", nargs=argparse.REMAINDER, default=[], help="given to headrace serve")
     parser.add_argument("--report", type=Path, help="also write the report here")
     options = parser.parse_args()
     if unknown := set(options.networks) - set(NETWORKS):
         parser.error(f"no such network: {', '.join(sorted(unknown))}")
+    if PROVIDERS[options.device] not in onnxruntime.get_available_providers():
+        parser.error(f"--device {options.device}: this onnxruntime is a build without it; pip install onnxruntime-gpu")
     body: list[str] = []
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         for model in options.networks or NETWORKS:
