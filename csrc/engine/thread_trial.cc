@@ -78,7 +78,7 @@ class Trial {
       if (!verdict.go_on) break;
     }
     decision.plan = champion.plan;
-    decision.reason = "measured";
+    decision.reason = options_.in_company ? "measured, beside other models" : "measured";
     return decision;
   }
 

@@ -70,7 +70,7 @@ TEST_F(ThreadPlannerTest, WhatWasFoundAloneIsTriedAgainInCompany) {
   const auto other = load(spec("other"));
   const auto model = load(threaded());
   EXPECT_EQ(model->threads.plan, (ThreadPlan{1, 4})) << "its runs would wait for two cores at once";
-  EXPECT_EQ(model->threads.reason, "measured");
+  EXPECT_EQ(model->threads.reason, "measured, beside other models");
   engine_->unload(other);
   engine_->unload(model);
   const auto alone = load(threaded());
