@@ -116,13 +116,13 @@ void Engine::give_back_now() {
   give_back_of_runtimes(quiet);
 }
 
+std::vector<std::shared_ptr<Backend>> Engine::opened_backends() const {
+  MutexLock lock(mutex_);
+  return opened_;
+}
+
 void Engine::give_back_of_runtimes(bool all) {
-  std::vector<std::shared_ptr<Backend>> backends;
-  {
-    MutexLock lock(backends_mutex_);
-    for (const auto& [name, backend] : backends_) backends.push_back(backend);
-  }
-  for (const std::shared_ptr<Backend>& backend : backends) backend->give_back(all);
+  for (const std::shared_ptr<Backend>& backend : opened_backends()) backend->give_back(all);
   if (all) release_heap();
 }
 
@@ -426,13 +426,11 @@ Snapshot Engine::snapshot() const {
   snapshot.lanes_busy = devices_->busy_lanes();
   snapshot.loader = loader_->stats();
   std::vector<std::shared_ptr<Model>> models;
-  std::vector<std::shared_ptr<Backend>> backends;
   {
     MutexLock lock(mutex_);
     models = models_;
-    backends = opened_;
   }
-  for (const std::shared_ptr<Backend>& backend : backends) snapshot.staging.merge(backend->staging());
+  for (const std::shared_ptr<Backend>& backend : opened_backends()) snapshot.staging.merge(backend->staging());
   using std::chrono::duration_cast;
   using std::chrono::milliseconds;
   const std::int64_t wall_ms = duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();

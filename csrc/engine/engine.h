@@ -160,10 +160,11 @@ class Engine {
   // Of the runtimes and the heap; `all`: whatever is not in use, otherwise what has not been lately.
   void give_back_of_runtimes(bool all);
   Status decide_batching(const ModelSpec& spec, Model& model);
-  // Session, signature, batching, warm-up and entry: what a version's first load is.
-  Result<std::shared_ptr<Model>> load_new(const ModelSpec& spec);
+  std::vector<std::shared_ptr<Backend>> opened_backends() const;
   // Models of other names are served, or being loaded.
   bool has_company(const std::string& name) const;
+  Result<std::shared_ptr<Model>> load_new(const ModelSpec& spec);
+  // Session, signature, batching, warm-up and entry: what a version's first load is.
   Status make(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
   // The same on each of the spec's devices.
   Status make_places(const ModelSpec& spec, const std::shared_ptr<Backend>& backend, Model& model);
@@ -183,8 +184,9 @@ class Engine {
   std::map<std::string, std::shared_ptr<Backend>> backends_ HEADRACE_GUARDED_BY(backends_mutex_);
   mutable Mutex mutex_;  // held for a look-up only: loops take it
   std::vector<std::shared_ptr<Model>> models_ HEADRACE_GUARDED_BY(mutex_);
-  std::vector<std::string> loading_ HEADRACE_GUARDED_BY(mutex_);              // names
-  std::vector<std::shared_ptr<Backend>> opened_ HEADRACE_GUARDED_BY(mutex_);  // for those who cannot wait for another
+  std::vector<std::string> loading_ HEADRACE_GUARDED_BY(mutex_);  // names
+  std::vector<std::shared_ptr<Backend>> opened_
+      HEADRACE_GUARDED_BY(mutex_);  // for who will not wait while one is opened
   std::shared_ptr<const Catalog> catalog_ HEADRACE_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> catalog_edition_{0};
   std::unique_ptr<Loader> loader_;  // the scheduler tells it of what sleeps

@@ -49,7 +49,11 @@ _ADDRESSES = {
     "trt_external_data_bytestream",
     "trt_external_data_bytestream_size",
 }
-_LIBRARIES = {"trt_extra_plugin_lib_paths", "trt_engine_decryption_lib_path"}
+# Code that the runtime would load, and what to do in its place.
+_LIBRARIES = {
+    "trt_extra_plugin_lib_paths": "start the server with that library in LD_PRELOAD",
+    "trt_engine_decryption_lib_path": "encrypted engines cannot be had here, remove it",
+}
 _CACHES = ("trt_engine_cache_path", "trt_timing_cache_path")
 
 
@@ -164,7 +168,7 @@ def _words(name: str, parameters: Mapping[str, str], wrong: Callable[[str], Exce
         if key in _LIBRARIES and value:
             raise wrong(
                 f"{name}'s {key} is '{value}': a config may come with a request to load, and may not name code to be "
-                "run: start the server with that library in LD_PRELOAD"
+                f"run: {_LIBRARIES[key]}"
             )
         if key in _GRAPHS and value != "0":
             raise wrong(

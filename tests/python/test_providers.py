@@ -137,7 +137,7 @@ ADDRESS = "is about addresses in the server's memory, which no config may say: r
         ("gpu_external_free", "94000000", ADDRESS),
         ("gpu_external_empty_cache", "94000000", ADDRESS),
         ("trt_extra_plugin_lib_paths", "/tmp/plugin.so", "may not name code to be run: .*LD_PRELOAD"),
-        ("trt_engine_decryption_lib_path", "/tmp/key.so", "may not name code to be run: .*LD_PRELOAD"),
+        ("trt_engine_decryption_lib_path", "/tmp/key.so", "may not name code to be run: encrypted engines cannot"),
         ("trt_onnx_bytestream", "94000000", ADDRESS),
         ("trt_onnx_bytestream_size", "64", ADDRESS),
         ("trt_external_data_bytestream", "94000000", ADDRESS),
